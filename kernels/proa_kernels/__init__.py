@@ -1,0 +1,1 @@
+"""Proa kernels: MoE and KV kernels, each beside its reference."""

@@ -1,0 +1,1 @@
+"""Proa control plane: API types, planning, local mode, command line."""

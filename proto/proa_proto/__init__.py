@@ -1,0 +1,1 @@
+"""Proa protocol: protobuf files and their generated code."""

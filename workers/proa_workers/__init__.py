@@ -1,0 +1,1 @@
+"""Proa data plane: gRPC worker, engines, KV transfer."""

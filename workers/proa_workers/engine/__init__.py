@@ -1,0 +1,1 @@
+"""Engines: one Protocol, the loop that drives it, and its implementations."""

@@ -1,0 +1,40 @@
+"""The seam between the engine loop and whatever computes: native torch, vLLM, or a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from proa_workers.core.plan import StepOutput, StepPlan
+from proa_workers.kv.memory import KvMemory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a gateway, a peer and the scheduler need to know; lengths in tokens."""
+
+    model_path: str
+    model_type: str
+    architecture: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None
+    pad_token_id: int | None
+    dtype: str
+    device: str
+
+
+class Engine(Protocol):
+    """Computes steps over a paged KV pool. Called from one thread only."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def kv(self) -> KvMemory: ...
+
+    def step(self, plan: StepPlan) -> StepOutput:
+        """Run one forward over all slices, write their KV rows, sample where a slice has a row."""
+
+    def close(self) -> None: ...

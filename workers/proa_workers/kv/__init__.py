@@ -1,0 +1,1 @@
+"""KV blocks in memory and between workers: layout, memory, transports, hand-off."""

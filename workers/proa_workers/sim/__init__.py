@@ -1,0 +1,1 @@
+"""Simulated engine: cost model and deterministic tokens, without torch."""
