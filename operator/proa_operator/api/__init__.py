@@ -1,0 +1,1 @@
+"""Types and rules of the custom resource; the CRDs are generated from them."""
