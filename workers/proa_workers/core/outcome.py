@@ -1,0 +1,56 @@
+"""What became of a sequence in a step: a token, an end, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proa_workers.core.plan import Sampled
+from proa_workers.core.sequence import Sequence
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Why an output ended; `matched` is the stop token id or stop string that did it."""
+
+    reason: FinishReason
+    matched: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """`sampled` is the step's token (None: ended without one); `pinned` are the blocks of a hand-off's lease."""
+
+    seq: Sequence
+    sampled: Sampled | None = None
+    finish: Finish | None = None
+    pinned: tuple[int, ...] = ()
+
+
+def judge(seq: Sequence, sampled: Sampled, max_model_len: int) -> Outcome:
+    """Append a sampled token to the output and decide whether the output ends with it."""
+    token = sampled.token_id
+    seq.row.output_ids.append(token)
+    matched = seq.stop.append(token) if seq.stop is not None else None
+    finish = _stop(seq, token, matched) or _length(seq, max_model_len)
+    if seq.row.grammar is not None and finish is None:
+        seq.row.grammar.accept(token)
+    return Outcome(seq=seq, sampled=sampled, finish=finish)
+
+
+def _stop(seq: Sequence, token: int, matched: str | None) -> Finish | None:
+    row = seq.row
+    if len(row.output_ids) < row.params.min_tokens:
+        return None
+    if token in row.params.stop_token_ids:
+        return Finish(reason="stop", matched=token)
+    if not row.params.ignore_eos and token in row.eos_token_ids:
+        return Finish(reason="stop")
+    return Finish(reason="stop", matched=matched) if matched is not None else None
+
+
+def _length(seq: Sequence, max_model_len: int) -> Finish | None:
+    is_full = len(seq.row.output_ids) >= seq.row.params.max_tokens or seq.num_tokens >= max_model_len
+    return Finish(reason="length") if is_full else None
