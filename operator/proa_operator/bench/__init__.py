@@ -1,0 +1,1 @@
+"""Load generation against OpenAI endpoints, and the latency metrics that come out of it."""
