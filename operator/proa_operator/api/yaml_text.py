@@ -22,12 +22,9 @@ class KubernetesLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_WITHOUT_BASE_60 = {
-    "tag:yaml.org,2002:int": re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
-    "tag:yaml.org,2002:float": re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF|nan|NaN|NAN))$"
-    ),
-}
+_INT = r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"
+_FLOAT = r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+|\.(?:inf|Inf|INF|nan|NaN|NAN))$"
+_WITHOUT_BASE_60 = {"tag:yaml.org,2002:int": re.compile(_INT), "tag:yaml.org,2002:float": re.compile(_FLOAT)}
 KubernetesLoader.yaml_implicit_resolvers = {
     first: [(tag, _WITHOUT_BASE_60.get(tag, pattern)) for tag, pattern in resolvers]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -1,0 +1,76 @@
+"""`proa up`."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from proa_operator.cli import params
+from proa_operator.local.options import Options
+from proa_operator.local.prepare import prepare
+from proa_operator.local.process import LocalPlan
+from proa_operator.local.serve import serve
+from proa_operator.local.view import LiveView, PlainView, View
+
+
+def up(
+    file: params.File,
+    prefill: params.Prefill = None,
+    decode: params.Decode = None,
+    aggregated: params.Aggregated = False,
+    workers: params.Workers = None,
+    host: params.Host = "127.0.0.1",
+    port: params.Port = None,
+    device: params.DeviceChoice = params.Device.AUTO,
+    state_dir: params.StateDir = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop as soon as everything serves (exit code 0).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command lines and start nothing.")] = False,
+) -> None:
+    """Serve a manifest on this machine, without Kubernetes: one gateway and its workers as processes.
+
+    Workers that end are started again. The first Ctrl-C lets running requests finish, a second one does not.
+    """
+    options = Options(
+        prefill=prefill,
+        decode=decode,
+        is_aggregated=aggregated,
+        workers=workers,
+        host=host,
+        port=port,
+        device=device.value,
+    )
+    plan = prepare(file, options, state_dir)
+    if dry_run:
+        _print_commands(plan)
+        return
+    console = Console()
+    view: View = LiveView(console, plan) if console.is_terminal else PlainView(console)
+    for note in plan.notes:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    asyncio.run(serve(plan, view, lambda: _while_serving(plan, view, is_once=once)))
+
+
+async def _while_serving(plan: LocalPlan, view: View, *, is_once: bool) -> None:
+    view.say(invitation(plan))
+    if not is_once:
+        await asyncio.Event().wait()
+
+
+def invitation(plan: LocalPlan) -> Text:
+    """What to type next."""
+    body = f'{{"model": "{plan.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    curl = f"curl {plan.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return Text.assemble(
+        (f"{plan.model_name} is served at {plan.url}/v1 (OpenAI API). Try:\n", "green"), (f"  {curl}", "bold")
+    )
+
+
+def _print_commands(plan: LocalPlan) -> None:
+    for process in plan.processes:
+        env = [f"{name}={value}" for name, value in process.env]
+        typer.echo(shlex.join([*env, *process.argv]))

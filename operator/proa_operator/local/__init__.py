@@ -1,0 +1,1 @@
+"""`proa up`: a DisaggregatedService as processes on this machine, without Kubernetes."""

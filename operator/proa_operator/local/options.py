@@ -1,0 +1,32 @@
+"""What the command line of `proa up` changes about a manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proa_operator.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Absent values leave the manifest as it is. Raises PlanError for numbers that serve nothing."""
+
+    prefill: int | None = None
+    """Number of prefill workers."""
+    decode: int | None = None
+    """Number of decode workers."""
+    is_aggregated: bool = False
+    """Serve from one pool, whatever the manifest says."""
+    workers: int | None = None
+    """Number of workers of the one pool."""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """Port of the gateway."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefill", "decode", "workers"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise PlanError(f"--{name} is {number}: a service needs at least 1")

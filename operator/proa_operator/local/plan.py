@@ -1,0 +1,96 @@
+"""From a manifest to the processes that serve it on this machine. Pure: ports come from the given allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from proa_operator.api.service import DisaggregatedService, ServiceSpec, Topology
+from proa_operator.errors import PlanError
+from proa_operator.local.gateway import gateway_process, reachable
+from proa_operator.local.options import Options
+from proa_operator.local.process import LocalPlan, Role
+from proa_operator.local.programs import Programs
+from proa_operator.local.refusals import cluster_only, refuse
+from proa_operator.local.worker import WorkerPorts, worker_process
+
+
+def plan(
+    service: DisaggregatedService,
+    options: Options,
+    *,
+    programs: Programs,
+    model: Path,
+    state_dir: Path,
+    next_port: Callable[[], int],
+) -> LocalPlan:
+    """All processes of `service`: a gateway and its workers. Raises PlanError for what local mode cannot serve."""
+    spec = service.spec
+    refuse(spec)
+    port = gateway_port(service, options)
+    workers = tuple(
+        worker_process(
+            spec,
+            name=name,
+            role=role,
+            program=programs.worker,
+            model=model,
+            ports=WorkerPorts.take(next_port),
+            device=options.device,
+        )
+        for name, role in _workers(spec, options)
+    )
+    gateway = gateway_process(
+        spec,
+        program=programs.gateway,
+        model=model,
+        workers=workers,
+        host=options.host,
+        port=port,
+        metrics_port=next_port(),
+    )
+    return LocalPlan(
+        service=service.metadata.name,
+        model_name=spec.model.name,
+        url=f"http://{reachable(options.host)}:{port}",
+        state_dir=state_dir,
+        processes=(*workers, gateway),
+        notes=_notes(spec),
+    )
+
+
+def gateway_port(service: DisaggregatedService, options: Options) -> int:
+    """Port that clients use."""
+    return options.port if options.port is not None else service.spec.gateway.port
+
+
+def _workers(spec: ServiceSpec, options: Options) -> list[tuple[str, Role]]:
+    prefill = (
+        options.prefill if options.prefill is not None else spec.pools.prefill.replicas if spec.pools.prefill else 0
+    )
+    decode = options.decode if options.decode is not None else spec.pools.decode.replicas
+    if _is_aggregated(spec, options):
+        return _named("worker", Role.BOTH, prefill + decode if options.workers is None else options.workers)
+    return [*_named("prefill", Role.PREFILL, prefill), *_named("decode", Role.DECODE, decode)]
+
+
+def _is_aggregated(spec: ServiceSpec, options: Options) -> bool:
+    is_one_pool = options.is_aggregated or spec.topology is Topology.AGGREGATED
+    if is_one_pool and (options.prefill is not None or options.decode is not None):
+        raise PlanError("an aggregated service has one pool, --prefill and --decode size two: use --workers instead")
+    if not is_one_pool and options.workers is not None:
+        raise PlanError("--workers sizes an aggregated service: add --aggregated, or use --prefill and --decode")
+    return is_one_pool
+
+
+def _named(pool: str, role: Role, number: int) -> list[tuple[str, Role]]:
+    if number < 1:
+        raise PlanError(f"the {pool} pool has no replicas: give it at least 1, in the manifest or on the command line")
+    return [(f"{pool}-{index}", role) for index in range(number)]
+
+
+def _notes(spec: ServiceSpec) -> tuple[str, ...]:
+    ignored = cluster_only(spec)
+    if not ignored:
+        return ()
+    return (f"used in a cluster only, ignored here: {', '.join(ignored)}",)

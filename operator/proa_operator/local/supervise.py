@@ -1,0 +1,84 @@
+"""All processes of a plan: started in the order of their needs, kept alive, stopped in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from proa_operator.local.child import Child
+from proa_operator.local.process import LocalPlan, Process
+
+
+class Supervisor:
+    """Runs a plan until `stop` is asked for or a process cannot be started."""
+
+    def __init__(self, plan: LocalPlan, on_change: Callable[[Child, str], None]) -> None:
+        plan.state_dir.mkdir(parents=True, exist_ok=True)
+        self.children = {
+            process.name: Child(process, log_path=plan.state_dir / f"{process.name}.log", on_change=on_change)
+            for process in plan.processes
+        }
+        for child in self.children.values():
+            child.log_path.write_bytes(b"")
+        self._stop_asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop_asked.is_set()
+
+    def ask_stop(self) -> None:
+        """Drain and stop; asked a second time, stop without draining."""
+        if self._stop_asked.is_set():
+            self._hurry.set()
+        self._stop_asked.set()
+
+    async def serving(self) -> None:
+        """Returns once every process serves."""
+        await self._serving(self.children)
+
+    async def _serving(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self.children[name].is_serving.wait()
+
+    async def _wait_stop(self) -> None:
+        await self._stop_asked.wait()
+
+    async def run(self) -> None:
+        """Runs everything until a stop is asked for. Raises ProaError of the process that could not be started."""
+        lives = [asyncio.create_task(self._live(child)) for child in self.children.values()]
+        asked = asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait([*lives, asked], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stop_asked.set()
+            for wave in stop_waves([child.process for child in self.children.values()]):
+                await asyncio.gather(*(self.children[name].stop(self._hurry) for name in wave))
+            results = await asyncio.gather(*lives, return_exceptions=True)
+            await asked
+        for failure in results:
+            if isinstance(failure, BaseException):
+                raise failure
+
+    async def _live(self, child: Child) -> None:
+        needed = asyncio.create_task(self._serving(child.process.needs))
+        asked = asyncio.create_task(self._wait_stop())
+        await asyncio.wait([needed, asked], return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            await child.keep_alive()
+        needed.cancel()
+        asked.cancel()
+
+
+def stop_waves(processes: Sequence[Process]) -> list[list[str]]:
+    """Names in the order of stopping; those of one wave stop together: what nothing left needs goes first."""
+    left = {process.name: process for process in processes}
+    waves: list[list[str]] = []
+    while left:
+        needed = {name for process in left.values() for name in process.needs}
+        wave = [name for name in left if name not in needed]
+        assert wave, "processes need each other in a circle"
+        waves.append(wave)
+        left = {name: process for name, process in left.items() if name not in wave}
+    return waves
