@@ -1,0 +1,126 @@
+"""What a request changes in its logits before a token is chosen: bias, penalties, forbidden tokens, grammar.
+
+Edits that name tokens (all but the grammar) are gathered on the host and applied as a few sparse writes.
+Order as in vLLM (`v1/sample/sampler.py`): min_tokens, logit bias, repetition penalty, frequency and presence penalty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from proa_workers.core.params import SamplingParams
+from proa_workers.core.plan import SampleRow
+from proa_workers.errors import InvalidRequest
+
+F64 = npt.NDArray[np.float64]
+
+
+def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
+    """Refuse, at admission, token ids that the model does not have. Raises InvalidRequest."""
+    for field, ids in (("logit_bias", [t for t, _ in params.logit_bias]), ("stop_token_ids", params.stop_token_ids)):
+        for token_id in ids:
+            if not 0 <= token_id < vocab_size:
+                raise InvalidRequest(f"{field} has token id {token_id}; this model's ids are 0..{vocab_size - 1}")
+
+
+def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """Logits (float32) after all edits: the same tensor when no row asks for any, else a changed copy."""
+    if not any(_wants_edits(row) for row in rows):
+        return logits_RV
+    edited_RV = logits_RV.clone()
+    _add_bias(edited_RV, rows)
+    _penalise(edited_RV, rows)
+    _forbid_stops(edited_RV, rows)
+    _apply_grammars(edited_RV, rows)
+    return edited_RV
+
+
+def upload(host: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """Copy to the device without waiting for it: pageable memory would make the copy synchronous."""
+    tensor = torch.from_numpy(host)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _has_penalty(params: SamplingParams) -> bool:
+    return bool(params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0)
+
+
+def _wants_edits(row: SampleRow) -> bool:
+    params = row.params
+    return (
+        row.grammar is not None
+        or len(row.output_ids) < params.min_tokens
+        or bool(params.logit_bias)
+        or _has_penalty(params)
+    )
+
+
+def _place(columns: F64, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Device copies of (row index, token id, further columns) from a host array of shape columns x edits."""
+    assert columns[1].min() >= 0, f"token id {columns[1].min()} in an edit"
+    assert columns[1].max() < logits_RV.shape[1], f"token id {columns[1].max()} of {logits_RV.shape[1]} in an edit"
+    placed = upload(columns, logits_RV.device)
+    return placed[0].long(), placed[1].long(), placed[2:].float()
+
+
+def _add_bias(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
+    edits = [(r, token, bias) for r, row in enumerate(rows) for token, bias in row.params.logit_bias]
+    if edits:
+        row_N, token_N, value_1N = _place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
+        logits_RV.index_put_((row_N, token_N), value_1N[0], accumulate=True)
+
+
+def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
+    edits = [_penalty_columns(r, row) for r, row in enumerate(rows) if _has_penalty(row.params)]
+    edits = [e for e in edits if e.size]
+    if not edits:
+        return
+    row_N, token_N, value_2N = _place(np.concatenate(edits, axis=1), logits_RV)
+    repetition_N, subtract_N = value_2N
+    old_N = logits_RV[row_N, token_N]
+    scaled_N = torch.where(old_N > 0, old_N / repetition_N, old_N * repetition_N)
+    logits_RV[row_N, token_N] = scaled_N - subtract_N
+
+
+def _penalty_columns(r: int, row: SampleRow) -> F64:
+    """Per distinct token: (row, token, repetition penalty, amount to subtract); only repetition sees the prompt."""
+    params = row.params
+    prompt = row.prompt_ids if params.repetition_penalty != 1.0 else []
+    seen = np.array(prompt + row.output_ids, dtype=np.int64)
+    token_N, inverse = np.unique(seen, return_inverse=True)
+    is_output = (np.arange(len(seen)) >= len(prompt)).astype(np.float64)
+    count_N = np.bincount(inverse, weights=is_output, minlength=len(token_N))
+    subtract_N = params.frequency_penalty * count_N + params.presence_penalty * (count_N > 0)
+    return np.stack([np.full(len(token_N), r), token_N, np.full(len(token_N), params.repetition_penalty), subtract_N])
+
+
+def _forbid_stops(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
+    """min_tokens: no end token yet. A finished grammar allows nothing else, so it goes first."""
+    edits = [
+        (r, token)
+        for r, row in enumerate(rows)
+        if len(row.output_ids) < row.params.min_tokens and not (row.grammar is not None and row.grammar.is_finished())
+        for token in (*row.eos_token_ids, *row.params.stop_token_ids)
+    ]
+    if edits:
+        row_N, token_N, _ = _place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
+        logits_RV[row_N, token_N] = -math.inf
+
+
+def _apply_grammars(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
+    words = -(-logits_RV.shape[1] // 32)
+    mask_RW = np.full((len(rows), words), -1, dtype=np.int32)
+    limited = [r for r, row in enumerate(rows) if row.grammar is not None and row.grammar.fill_mask(mask_RW[r])]
+    if not limited:
+        return
+    byte_GK = upload(mask_RW[limited].view(np.uint8), logits_RV.device)
+    shift_8 = torch.arange(8, dtype=torch.uint8, device=logits_RV.device)
+    is_allowed_GV = ((byte_GK[:, :, None] >> shift_8) & 1).view(len(limited), -1)[:, : logits_RV.shape[1]]
+    row_G = upload(np.array(limited, dtype=np.int64), logits_RV.device)
+    logits_RV[row_G] = logits_RV[row_G].masked_fill(is_allowed_GV == 0, -math.inf)
