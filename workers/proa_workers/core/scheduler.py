@@ -108,6 +108,10 @@ class Scheduler:
                 self._finish(seq)
         return outcomes
 
+    def planned(self, plan: StepPlan) -> list[Sequence]:
+        """The sequences of the plan that `schedule` returned last."""
+        return [self._planned[piece.seq_id] for piece in plan.slices]
+
     def fetched(self, seq_id: int, *, is_good: bool, may_recompute: bool = True) -> Outcome | None:
         """A transfer ended: run on with the rows it brought, or without them (recompute), or finish with an error.
 
@@ -130,7 +134,8 @@ class Scheduler:
 
     def abort(self, request_id: str) -> list[Sequence]:
         """End every sequence of a request; blocks that a transfer is writing are freed by `fetched`."""
-        found = [s for s in (*self.running, *self.waiting, *self.fetching.values()) if s.request_id == request_id]
+        everyone = (*self.running, *self.waiting, *self.fetching.values())
+        found = [seq for seq in everyone if seq.request_id == request_id and seq.phase is not Phase.FINISHED]
         for seq in found:
             if seq.phase is Phase.WAITING:
                 self.waiting.remove(seq)

@@ -30,16 +30,6 @@ class StopCheck(Protocol):
         """Take one more token; the stop string that is now complete, if any."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Timing:
-    """Seconds on the engine's monotonic clock; 0 means not yet."""
-
-    arrival: float = 0.0
-    first_scheduled: float = 0.0
-    first_token: float = 0.0
-    last_token: float = 0.0
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
     """`num_computed` KV rows of [prompt | output] are valid in `block_ids`; the scheduler alone changes it.
@@ -64,7 +54,8 @@ class Sequence:
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_published: int = 0
-    timing: Timing = field(default_factory=Timing)
+    arrived_at: float = 0.0  # seconds on the engine loop's clock; 0 = not yet
+    scheduled_at: float = 0.0
     _table: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(8, np.int32))
 
     @property

@@ -1,0 +1,45 @@
+# `make demo` and `make test` need nothing but Python 3.11-3.13 with pip; everything else is installed into .venv.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+STAMP := .venv/.installed
+SOURCES := operator workers kernels proto tools tests bench
+TESTS ?= tests
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml tools/install.sh
+	@bash tools/install.sh .venv
+	@touch $@
+
+install: $(STAMP) ## make .venv with everything the project needs
+
+demo: $(STAMP) ## serve the bundled model with one prefill and one decode worker and ask it a question; ARGS=--once ends by itself
+	@$(BIN)/proa demo $(ARGS)
+
+test: $(STAMP) lint ## check style, types, import arrows and generated files, then run every test (TESTS=path for a part)
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP) ## ruff, mypy, import-linter, generated files
+	@$(BIN)/ruff check -q $(SOURCES)
+	@$(BIN)/ruff format -q --check $(SOURCES)
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python tools/gen_proto.py --check 2>/dev/null
+
+format: $(STAMP) ## format the sources and fix what ruff can fix
+	@$(BIN)/ruff check -q --fix $(SOURCES)
+	@$(BIN)/ruff format -q $(SOURCES)
+
+gen: $(STAMP) ## regenerate the protobuf code
+	@$(BIN)/python tools/gen_proto.py
+
+lock: $(STAMP) ## resolve requirements.lock anew
+	@bash tools/lock.sh
+
+clean: ## remove everything that was installed or built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.PHONY: help install demo test lint format gen lock clean

@@ -1,0 +1,195 @@
+"""The thread that owns engine, scheduler and block pool: take commands, schedule, step, commit, report.
+
+Everything that touches blocks runs here, so none of it needs a lock. Other threads send commands (`submit`, `abort`,
+`fetched`, `unpin`, `flush`) and get one `Report` a turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from proa_workers.core.block_pool import CacheEvent
+from proa_workers.core.load import Load
+from proa_workers.core.outcome import Finish, Outcome
+from proa_workers.core.scheduler import Fetch, Scheduler
+from proa_workers.core.sequence import Sequence
+from proa_workers.engine.base import Engine
+from proa_workers.errors import WorkerError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+IDLE_TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one turn of the loop brought; `failure` is set once, when the engine broke and the loop ended.
+
+    `time` is the end of the turn on the loop's clock, `step_seconds` the time in the engine.
+    """
+
+    time: float
+    outcomes: tuple[Outcome, ...] = ()
+    fetches: tuple[Fetch, ...] = ()
+    cache_events: tuple[CacheEvent, ...] = ()
+    step_seconds: float = 0.0
+    num_step_tokens: int = 0
+    failure: str | None = None
+
+
+class EngineLoop:
+    """Drives `engine` with `scheduler` in one thread; `on_report` is called there after each turn with news."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        on_report: Callable[[Report], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.scheduler = scheduler
+        self.load = Load.of(scheduler)
+        self._on_report = on_report
+        self._clock = clock
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._was_idle = True
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 30.0) -> None:
+        """End the thread after the step in flight; AssertionError when it does not end in time."""
+        self._commands.put(self._set_stopping)
+        self._thread.join(timeout_seconds)
+        assert not self._thread.is_alive(), f"the engine thread did not end within {timeout_seconds} s"
+
+    def submit(self, seqs: Seq[Sequence]) -> Future[None]:
+        """Queue the sequences of one request; the future raises what `Scheduler.add` raises."""
+        return self._ask(lambda: self.scheduler.add(seqs))
+
+    def abort(self, request_id: str) -> Future[list[Sequence]]:
+        """End a request (idempotent); its sequences get an `abort` outcome."""
+        return self._ask(lambda: self._abort(request_id))
+
+    def fetched(self, seq_id: int, *, is_good: bool, may_recompute: bool) -> None:
+        """Say that nothing writes into the sequence's reserved blocks any more, and whether they hold its rows."""
+        self._commands.put(lambda: self._fetched(seq_id, is_good, may_recompute))
+
+    def unpin(self, blocks: Seq[int]) -> None:
+        """End a lease's hold on blocks."""
+        self._commands.put(lambda: self.scheduler.pool.unpin(blocks))
+
+    def flush(self) -> Future[bool]:
+        """Forget the prefix cache; False while requests run (their prefixes would be lost to them)."""
+        return self._ask(self._flush)
+
+    def _ask(self, action: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def command() -> None:
+            try:
+                future.set_result(action())
+            except WorkerError as error:
+                future.set_exception(error)
+
+        self._commands.put(command)
+        return future
+
+    def _set_stopping(self) -> None:
+        self._is_stopping = True
+
+    def _flush(self) -> bool:
+        if not self.scheduler.is_idle:
+            return False
+        self.scheduler.pool.flush()
+        return True
+
+    def _abort(self, request_id: str) -> list[Sequence]:
+        seqs = self.scheduler.abort(request_id)
+        finish = Finish(reason="abort")
+        if seqs:
+            self._on_report(Report(time=self._clock(), outcomes=tuple(Outcome(seq=seq, finish=finish) for seq in seqs)))
+        return seqs
+
+    def _fetched(self, seq_id: int, is_good: bool, may_recompute: bool) -> None:
+        outcome = self.scheduler.fetched(seq_id, is_good=is_good, may_recompute=may_recompute)
+        if outcome is not None:
+            self._on_report(Report(time=self._clock(), outcomes=(outcome,)))
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._take_commands()
+                self._turn()
+        except Exception as error:  # a thread's main: whatever broke the engine, waiting requests must hear of it
+            logger.exception("engine loop failed")
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _take_commands(self) -> None:
+        """Run queued commands; wait for one when there is nothing to compute."""
+        try:
+            if self._can_rest():
+                self._commands.get(timeout=IDLE_TICK_SECONDS)()
+            while True:
+                self._commands.get_nowait()()
+        except queue.Empty:
+            self._check_idle()
+
+    def _can_rest(self) -> bool:
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    def _check_idle(self) -> None:
+        """Assert the block invariants once whenever the last request is gone."""
+        is_idle = self.scheduler.is_idle
+        if is_idle and not self._was_idle:
+            self.scheduler.pool.check(idle=True)
+        self._was_idle = is_idle
+
+    def _turn(self) -> None:
+        turn = self.scheduler.schedule()
+        outcomes = list(turn.outcomes)
+        started = self._clock()
+        if turn.plan is not None:
+            for seq in self.scheduler.planned(turn.plan):
+                seq.scheduled_at = seq.scheduled_at or started
+            outcomes += self.scheduler.commit(turn.plan, self.engine.step(turn.plan))
+        seconds = self._clock() - started
+        self.load = self.load.after(self.scheduler, outcomes, seconds if turn.plan else 0.0)
+        events = tuple(self.scheduler.pool.take_events())
+        if turn.plan is not None or outcomes or turn.fetches or events:
+            self._on_report(
+                Report(
+                    time=started + seconds,
+                    outcomes=tuple(outcomes),
+                    fetches=turn.fetches,
+                    cache_events=events,
+                    step_seconds=seconds if turn.plan else 0.0,
+                    num_step_tokens=turn.plan.num_tokens if turn.plan else 0,
+                )
+            )
+        elif self.scheduler.waiting and not self.scheduler.running:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Requests wait for blocks that leases or transfers hold: sleep until a command may have freed some."""
+        with suppress(queue.Empty):
+            self._commands.get(timeout=IDLE_TICK_SECONDS)()
+
+    def _fail(self, reason: str) -> None:
+        self.load = replace(self.load, errors_total=self.load.errors_total + 1)
+        finish = Finish(reason="error")
+        seqs = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())
+        outcomes = tuple(Outcome(seq=seq, finish=finish) for seq in seqs)
+        self._on_report(Report(time=self._clock(), outcomes=outcomes, failure=reason))

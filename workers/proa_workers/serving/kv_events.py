@@ -1,0 +1,79 @@
+"""Changes of the prefix index as a numbered stream, for routers that follow what a worker has cached."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Seq
+
+from smg_grpc_proto.generated import common_pb2
+
+from proa_workers.core.block_pool import CacheEvent
+
+KEPT_BATCHES = 4096
+
+
+def _signed(block_hash: bytes) -> int:
+    """First 64 bits of an index hash as the wire's signed integer."""
+    return int.from_bytes(block_hash[:8], "little", signed=True)
+
+
+class KvEventLog:
+    """Keeps the last batches, so that a subscriber can resume; one that missed some is told to forget all first."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_tokens = block_tokens
+        self._batches: deque[common_pb2.KvEventBatch] = deque(maxlen=KEPT_BATCHES)
+        self._next = 1
+        self._num_events = 0
+        self._news = asyncio.Condition()
+
+    def append(self, events: Seq[CacheEvent]) -> None:
+        """Add one batch; empty ones are dropped. Called on the event loop."""
+        if not events:
+            return
+        batch = common_pb2.KvEventBatch(sequence_number=self._next, timestamp=time.time(), dp_rank=0)
+        for event in events:
+            self._num_events += 1
+            batch.events.append(self._wire(event))
+        self._batches.append(batch)
+        self._next += 1
+        self._wake = asyncio.ensure_future(self._notify())
+
+    async def follow(self, start: int) -> AsyncIterator[common_pb2.KvEventBatch]:
+        """Batches from number `start` on (0: from now on), as they come."""
+        wanted = start or self._next
+        while True:
+            async with self._news:
+                await self._news.wait_for(lambda wanted=wanted: self._next > wanted)  # type: ignore[misc]
+            batches = [batch for batch in self._batches if batch.sequence_number >= wanted]
+            if batches[0].sequence_number > wanted:
+                yield self._cleared(batches[0].sequence_number - 1)
+            for batch in batches:
+                yield batch
+            wanted = self._next
+
+    def _cleared(self, number: int) -> common_pb2.KvEventBatch:
+        batch = common_pb2.KvEventBatch(sequence_number=number, timestamp=time.time(), dp_rank=0)
+        batch.events.append(self._wire(CacheEvent(kind="cleared")))
+        return batch
+
+    async def _notify(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    def _wire(self, event: CacheEvent) -> common_pb2.KvCacheEvent:
+        wire = common_pb2.KvCacheEvent(event_id=self._num_events)
+        if event.kind == "cleared":
+            wire.cleared.SetInParent()
+        elif event.kind == "removed":
+            wire.removed.block_hashes.append(_signed(event.block_hash))
+        else:
+            if event.parent_hash:
+                wire.stored.parent_block_hash = _signed(event.parent_hash)
+            wire.stored.blocks.add(
+                block_hash=_signed(event.block_hash), token_ids=event.token_ids, block_size=self._block_tokens
+            )
+        return wire
