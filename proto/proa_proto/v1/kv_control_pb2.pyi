@@ -106,7 +106,9 @@ class HelloRequest(_message.Message):
     LAYOUT_HASH_FIELD_NUMBER: _builtins.int
     layout_hash: _builtins.str
     @_builtins.property
-    def reader(self) -> Global___Peer: ...
+    def reader(self) -> Global___Peer:
+        """epochs grow at each restart: leases of earlier lives of this reader end here"""
+
     def __init__(
         self,
         *,
@@ -131,6 +133,7 @@ class HelloReply(_message.Message):
     HOST_ID_FIELD_NUMBER: _builtins.int
     SHM_NAME_FIELD_NUMBER: _builtins.int
     TCP_ADDRESS_FIELD_NUMBER: _builtins.int
+    NUM_BLOCKS_FIELD_NUMBER: _builtins.int
     layout_hash: _builtins.str
     block_bytes: _builtins.int
     host_id: _builtins.str
@@ -139,6 +142,8 @@ class HelloReply(_message.Message):
     """empty when the pool is on a device"""
     tcp_address: _builtins.str
     """host:port of the data plane"""
+    num_blocks: _builtins.int
+    """of the pool; shared memory has one probe block after them"""
     @_builtins.property
     def holder(self) -> Global___Peer: ...
     def __init__(
@@ -150,10 +155,11 @@ class HelloReply(_message.Message):
         host_id: _builtins.str = ...,
         shm_name: _builtins.str = ...,
         tcp_address: _builtins.str = ...,
+        num_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "holder", b"holder", "host_id", b"host_id", "layout_hash", b"layout_hash", "shm_name", b"shm_name", "tcp_address", b"tcp_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "holder", b"holder", "host_id", b"host_id", "layout_hash", b"layout_hash", "num_blocks", b"num_blocks", "shm_name", b"shm_name", "tcp_address", b"tcp_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,18 +228,22 @@ class CommitRequest(_message.Message):
 
     TRANSFER_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     num_tokens: _builtins.int
     @_builtins.property
     def transfer(self) -> Global___Transfer: ...
+    @_builtins.property
+    def reader(self) -> Global___Peer: ...
     def __init__(
         self,
         *,
         transfer: Global___Transfer | None = ...,
         num_tokens: _builtins.int = ...,
+        reader: Global___Peer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,16 +269,20 @@ class RenewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSFERS_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transfer]: ...
+    @_builtins.property
+    def reader(self) -> Global___Peer: ...
     def __init__(
         self,
         *,
         transfers: _abc.Iterable[Global___Transfer] | None = ...,
+        reader: Global___Peer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,16 +315,20 @@ class ReleaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSFER_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def transfer(self) -> Global___Transfer: ...
+    @_builtins.property
+    def reader(self) -> Global___Peer: ...
     def __init__(
         self,
         *,
         transfer: Global___Transfer | None = ...,
+        reader: Global___Peer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,18 +355,22 @@ class KvAbortRequest(_message.Message):
 
     TRANSFER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     @_builtins.property
     def transfer(self) -> Global___Transfer: ...
+    @_builtins.property
+    def reader(self) -> Global___Peer: ...
     def __init__(
         self,
         *,
         transfer: Global___Transfer | None = ...,
         reason: _builtins.str = ...,
+        reader: Global___Peer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "reason", b"reason", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,6 +421,11 @@ class Completion(_message.Message):
         RELEASED: Completion._Outcome.ValueType  # 2
         ABORTED: Completion._Outcome.ValueType  # 3
         EXPIRED: Completion._Outcome.ValueType  # 4
+        UNCLAIMED: Completion._Outcome.ValueType  # 5
+        """no reader came"""
+        PEER_RESTARTED: Completion._Outcome.ValueType  # 6
+        REVOKED: Completion._Outcome.ValueType  # 7
+        """by the holder itself"""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     OUTCOME_UNSPECIFIED: Completion.Outcome.ValueType  # 0
@@ -406,6 +433,11 @@ class Completion(_message.Message):
     RELEASED: Completion.Outcome.ValueType  # 2
     ABORTED: Completion.Outcome.ValueType  # 3
     EXPIRED: Completion.Outcome.ValueType  # 4
+    UNCLAIMED: Completion.Outcome.ValueType  # 5
+    """no reader came"""
+    PEER_RESTARTED: Completion.Outcome.ValueType  # 6
+    REVOKED: Completion.Outcome.ValueType  # 7
+    """by the holder itself"""
 
     TRANSFER_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
@@ -425,3 +457,79 @@ class Completion(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
+
+@_typing.final
+class ReadRequest(_message.Message):
+    """Data plane over tcp: frames of a 4-byte big-endian length and a message. The reader sends a ReadRequest; the holder
+    answers a ReadStatus, and if that is OK the bytes of the runs and a second ReadStatus: OK means that the lease was
+    valid until the last byte. An empty `runs` asks for the probe block. Requests follow one another on a connection.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfer(self) -> Global___Transfer: ...
+    @_builtins.property
+    def reader(self) -> Global___Peer: ...
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockRun]: ...
+    def __init__(
+        self,
+        *,
+        transfer: Global___Transfer | None = ...,
+        reader: Global___Peer | None = ...,
+        runs: _abc.Iterable[Global___BlockRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "runs", b"runs", "transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRequest: _TypeAlias = ReadRequest  # noqa: Y015
+
+@_typing.final
+class ReadStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Code:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ReadStatus._Code.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CODE_UNSPECIFIED: ReadStatus._Code.ValueType  # 0
+        OK: ReadStatus._Code.ValueType  # 1
+        STALE: ReadStatus._Code.ValueType  # 2
+        UNKNOWN: ReadStatus._Code.ValueType  # 3
+
+    class Code(_Code, metaclass=_CodeEnumTypeWrapper): ...
+    CODE_UNSPECIFIED: ReadStatus.Code.ValueType  # 0
+    OK: ReadStatus.Code.ValueType  # 1
+    STALE: ReadStatus.Code.ValueType  # 2
+    UNKNOWN: ReadStatus.Code.ValueType  # 3
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    code: Global___ReadStatus.Code.ValueType
+    message: _builtins.str
+    num_bytes: _builtins.int
+    """that follow"""
+    def __init__(
+        self,
+        *,
+        code: Global___ReadStatus.Code.ValueType = ...,
+        message: _builtins.str = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "num_bytes", b"num_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatus: _TypeAlias = ReadStatus  # noqa: Y015

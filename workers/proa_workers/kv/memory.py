@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from contextlib import suppress
@@ -25,10 +26,10 @@ class KvMemory(Protocol):
 
     @property
     def shm_name(self) -> str | None:
-        """File under /dev/shm that holds the pool; None when it lives on a device."""
+        """File under /dev/shm that holds the pool and then one probe block; None when the pool lives on a device."""
 
     def read_run(self, run: BlockRun) -> memoryview:
-        """Bytes of `run`: a live view of a host pool, a copy of a device pool."""
+        """Bytes of `run`: a live, writable view of a host pool (`shm_name` is set), a copy of a device pool."""
 
     def write_run(self, run: BlockRun, source: memoryview) -> None:
         """Copy `source` (run.num_blocks * block_bytes bytes) into the pool."""
@@ -37,7 +38,10 @@ class KvMemory(Protocol):
 
 
 class HostKvMemory:
-    """Block pool in shared host memory; the file disappears with `close` or, after a crash, at the next start."""
+    """Block pool in shared host memory; the file disappears with `close` or, after a crash, at the next start.
+
+    The block after the last one holds `probe_pattern`, which a peer reads to try the path.
+    """
 
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
         self.layout = layout
@@ -45,16 +49,18 @@ class HostKvMemory:
         remove_stale_segments()
         self.shm_name: str | None = f"{SHM_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         self._path = SHM_ROOT / self.shm_name
-        fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        num_bytes = layout.block_bytes * (num_blocks + 1)
+        self._fd = os.open(SHM_ROOT, os.O_TMPFILE | os.O_RDWR, 0o600)
         try:
-            os.posix_fallocate(fd, 0, layout.block_bytes * num_blocks)
-            self.buffer = mmap.mmap(fd, layout.block_bytes * num_blocks)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            os.posix_fallocate(self._fd, 0, num_bytes)
+            self.buffer = mmap.mmap(self._fd, num_bytes)
+            publish(self._fd, self._path)
         except OSError:
-            self._path.unlink()
+            os.close(self._fd)
             raise
-        finally:
-            os.close(fd)
         self._view = memoryview(self.buffer)
+        self.write_run(BlockRun(num_blocks, 1), memoryview(probe_pattern(layout.block_bytes)))
 
     def read_run(self, run: BlockRun) -> memoryview:
         return self._view[run.start * self.layout.block_bytes : (run.start + run.num_blocks) * self.layout.block_bytes]
@@ -63,14 +69,34 @@ class HostKvMemory:
         self.read_run(run)[:] = source
 
     def close(self) -> None:
-        with suppress(FileNotFoundError):
-            self._path.unlink()
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def publish(fd: int, path: Path) -> None:
+    """Give a nameless file its name, now that it is locked and full-sized: nobody ever sees it otherwise."""
+    # NOTE: only with a directory fd does os.link call linkat, which follows the link below /proc.
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+
+def probe_pattern(num_bytes: int) -> bytes:
+    """Bytes that both sides of a probe know: 0, 7, 14, ... modulo 251, a prime, so that no shifted copy is equal."""
+    period = bytes(7 * i % 251 for i in range(251))
+    return (period * (num_bytes // len(period) + 1))[:num_bytes]
 
 
 def remove_stale_segments() -> None:
-    """Delete pools of processes that no longer exist (killed before `close`)."""
+    """Delete pools whose process is gone (killed before `close`): nobody holds their lock.
+
+    Locks and not process ids, since pods that share /dev/shm do not see each other's processes.
+    """
     for path in SHM_ROOT.glob(f"{SHM_PREFIX}*-*"):
-        pid = path.name.removeprefix(SHM_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            with suppress(FileNotFoundError, PermissionError):
+        with suppress(FileNotFoundError, PermissionError, BlockingIOError):
+            fd = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+            finally:
+                os.close(fd)
