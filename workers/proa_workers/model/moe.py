@@ -1,0 +1,108 @@
+"""Mixture of experts: gate, routed experts, shared experts; and the plain gated MLP.
+
+Legend: T tokens, M hidden, E experts, A experts per token, I expert width, F = 2I (gate rows, then up rows),
+N = T * A token-expert pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from proa_workers.model.arms import Arms
+from proa_workers.model.config import ModelConfig, MoeConfig
+from proa_workers.model.experts import EXPERTS, ExpertWeights, swiglu
+from proa_workers.model.source import WeightSource
+
+MIXTRAL_NAMES = ("block_sparse_moe", "w1", "w3", "w2")
+QWEN_NAMES = ("mlp", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    w13_FM: torch.Tensor
+    w2_MI: torch.Tensor
+
+    @classmethod
+    def load(cls, source: WeightSource, prefix: str, hidden: int, width: int) -> Mlp:
+        gate, up = (source.take(f"{prefix}.{name}_proj.weight", (width, hidden)) for name in ("gate", "up"))
+        return cls(torch.cat([gate, up]), source.take(f"{prefix}.down_proj.weight", (hidden, width)))
+
+    def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
+        return F.linear(swiglu(F.linear(x_TM, self.w13_FM)), self.w2_MI)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    weight_EM: torch.Tensor
+    bias_E: torch.Tensor | None
+    moe: MoeConfig
+
+    def route(self, x_TM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights float32 [T, A] and expert ids int64 [T, A] (in no particular order)."""
+        logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM).float()
+        if self.moe.score == "softmax" and self.moe.renormalize:
+            # Softmax over the chosen logits equals softmax over all, then renormalised.
+            chosen_TA, ids_TA = logits_TE.topk(self.moe.top_k, sorted=False)
+            return chosen_TA.softmax(-1), ids_TA
+        scores_TE = logits_TE.softmax(-1) if self.moe.score == "softmax" else logits_TE.sigmoid()
+        choice_TE = scores_TE if self.bias_E is None else scores_TE + self.bias_E
+        if self.moe.num_groups > 1:
+            choice_TE = keep_best_groups(choice_TE, self.moe)
+        ids_TA = choice_TE.topk(self.moe.top_k, sorted=False).indices
+        weights_TA = scores_TE.gather(1, ids_TA)
+        if self.moe.renormalize:
+            weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
+        return weights_TA * self.moe.scale, ids_TA
+
+
+def keep_best_groups(choice_TE: torch.Tensor, moe: MoeConfig) -> torch.Tensor:
+    """Scores with -inf outside each token's `top_groups` best groups (DeepSeek's node-limited routing)."""
+    grouped = choice_TE.unflatten(1, (moe.num_groups, -1))
+    rating = grouped.amax(-1) if moe.group_score == "max" else grouped.topk(2, dim=-1).values.sum(-1)
+    kept = rating.topk(moe.top_groups, sorted=False).indices
+    is_dropped = torch.ones_like(rating, dtype=torch.bool).scatter_(1, kept, False)
+    return grouped.masked_fill(is_dropped[..., None], float("-inf")).flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class MoeLayer:
+    gate: Gate
+    experts: ExpertWeights
+    shared: Mlp | None
+
+    @classmethod
+    def load(cls, config: ModelConfig, source: WeightSource, layer_prefix: str) -> MoeLayer:
+        moe, hidden = config.moe, config.hidden_size
+        assert moe is not None
+        block, *names = MIXTRAL_NAMES if moe.naming == "mixtral" else QWEN_NAMES
+        prefix = f"{layer_prefix}.{block}"
+        router_dtype = torch.float32 if moe.has_float32_router else None
+        bias_name = f"{prefix}.gate.e_score_correction_bias"
+        gate = Gate(
+            source.take(f"{prefix}.gate.weight", (moe.num_experts, hidden), router_dtype),
+            source.take(bias_name, (moe.num_experts,), torch.float32) if moe.has_bias else None,
+            moe,
+        )
+        shared_width = moe.num_shared_experts * moe.intermediate_size
+        shared = Mlp.load(source, f"{prefix}.shared_experts", hidden, shared_width) if shared_width else None
+        return cls(gate, _load_experts(moe, source, f"{prefix}.experts", names, hidden), shared)
+
+    def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
+        weights_TA, ids_TA = self.gate.route(x_TM)
+        routed_TM = EXPERTS[arms.for_rows(ids_TA.numel())](x_TM, weights_TA, ids_TA, self.experts)
+        return routed_TM if self.shared is None else routed_TM + self.shared.forward(x_TM, arms)
+
+
+def _load_experts(moe: MoeConfig, source: WeightSource, prefix: str, names: list[str], hidden: int) -> ExpertWeights:
+    """Stack the checkpoint's one-tensor-per-expert weights."""
+    width, (gate, up, down) = moe.intermediate_size, names
+    w13_EFM = torch.empty(moe.num_experts, 2 * width, hidden, dtype=source.dtype, device=source.device)
+    w2_EMI = torch.empty(moe.num_experts, hidden, width, dtype=source.dtype, device=source.device)
+    for e in range(moe.num_experts):
+        w13_EFM[e, :width] = source.take(f"{prefix}.{e}.{gate}.weight", (width, hidden))
+        w13_EFM[e, width:] = source.take(f"{prefix}.{e}.{up}.weight", (width, hidden))
+        w2_EMI[e] = source.take(f"{prefix}.{e}.{down}.weight", (hidden, width))
+    return ExpertWeights(w13_EFM, w2_EMI)
