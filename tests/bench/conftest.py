@@ -36,6 +36,7 @@ class Served:
 
     body: dict[str, Any]
     arrived: float
+    authorization: str | None = None
     written: list[float] = field(default_factory=list)
 
 
@@ -63,11 +64,11 @@ class Double:
         arrived = time.perf_counter()
         if head.startswith("get"):
             return await _reply(writer, 200, json.dumps({"data": [{"id": "double"}]}))
-        length = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length"))
-        body = json.loads(await reader.readexactly(length))
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
         if (body.get("max_completion_tokens") or body.get("max_tokens")) == 2:
             return await self._stream(writer, Served(body=body, arrived=arrived), Answer())
-        self.served.append(Served(body=body, arrived=arrived))
+        self.served.append(Served(body=body, arrived=arrived, authorization=headers.get("authorization")))
         self.num_running += 1
         self.max_running = max(self.max_running, self.num_running)
         try:
@@ -87,7 +88,7 @@ class Double:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         await _event(writer, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         await asyncio.sleep(answer.first_delay)
-        wanted = served.body.get("max_completion_tokens") or served.body.get("max_tokens")
+        wanted = int(served.body.get("max_completion_tokens") or served.body["max_tokens"])
         num_tokens = wanted if answer.num_tokens is None else answer.num_tokens
         for idx in range(num_tokens):
             if idx == answer.error_event_after:
@@ -114,9 +115,15 @@ def _token(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(body: dict[str, Any], num_tokens: int) -> dict[str, int]:
-    prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
-    num_in = round(len(prompt.split()) * TOKENS_PER_WORD) + TEMPLATE_TOKENS
+    num_in = round(len(_prompt(body).split()) * TOKENS_PER_WORD) + TEMPLATE_TOKENS
     return {"prompt_tokens": num_in, "completion_tokens": num_tokens, "total_tokens": num_in + num_tokens}
+
+
+def _prompt(body: dict[str, Any]) -> str:
+    if "prompt" in body:
+        return str(body["prompt"])
+    content = body["messages"][0]["content"]  # guidellm and vLLM send a list of parts
+    return content if isinstance(content, str) else " ".join(part["text"] for part in content)
 
 
 async def _event(writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
@@ -144,7 +151,7 @@ class _Thread:
     async def _serve(self) -> None:
         self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self.double.connection, "127.0.0.1", 0)
-        self.double.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        self.double.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self.ready.set()
         await self.stop.wait()
         server.close()

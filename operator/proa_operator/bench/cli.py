@@ -16,12 +16,12 @@ from rich.console import Console
 
 from proa_operator.bench import options as o
 from proa_operator.bench.client import Api, Endpoint
-from proa_operator.bench.errors import BenchError
 from proa_operator.bench.probe import served_model
 from proa_operator.bench.progress import LoadProgress
 from proa_operator.bench.report import (
     Provenance,
     comparison_table,
+    counts_text,
     hardware_of,
     latency_table,
     write_json,
@@ -64,12 +64,7 @@ def bench(
     Metrics mean what they mean in `vllm bench serve`. Exit code 1 when no request was answered, 2 for bad options
     or an endpoint that does not answer. Set OPENAI_API_KEY when the endpoint wants a key.
     """
-    options = Options(**locals())
-    try:
-        results = run_bench(options)
-    except BenchError as error:
-        typer.echo(f"proa bench: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+    results = run_bench(Options(**locals()))
     if not any(measured.summary.num_ok for measured in results):
         raise typer.Exit(1)
 
@@ -126,6 +121,7 @@ def _show(results: Sequence[Measured]) -> None:
     console = Console()
     for measured in results if len(results) <= 2 else ():
         console.print(latency_table(measured))
+        console.print(counts_text(measured.summary), highlight=False, markup=False, soft_wrap=True)
     if len(results) > 1:
         console.print(comparison_table(results))
 
@@ -138,6 +134,5 @@ def _write(options: Options, results: Sequence[Measured], provenance: Provenance
     if options.plot_file is not None:
         from proa_operator.bench.plot import write_plot  # NOTE: matplotlib would cost every other command its start
 
-        label = " vs ".join(f"{aim.label} {aim.url}" for aim in {m.target.label: m.target for m in results}.values())
-        title = f"{provenance.model}, {results[0].load.workload.name} on {provenance.hardware}; {label}"
+        title = f"{provenance.model}, workload {results[0].load.workload.name}, on {provenance.hardware}"
         write_plot(options.plot_file, results, title)

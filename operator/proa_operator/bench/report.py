@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rich import box
 from rich.table import Table
 
 from proa_operator.bench.measure import Distribution, Slo, Summary
 from proa_operator.bench.session import Measured
 
 LATENCIES = (("TTFT", "ttft_ms"), ("ITL", "itl_ms"), ("TPOT", "tpot_ms"), ("E2E", "e2e_ms"))
+COMPARED = (
+    "tok/s\n/worker", "tok/s\n/user", "TTFT\np50", "\np99", "TPOT\np50", "\np99", "good\nreq/s", "failed\nor cut",
+)  # fmt: skip
 VERSIONED = ("proa", "httpx", "numpy")
 
 
@@ -35,10 +39,10 @@ class Provenance:
 
 
 def latency_table(measured: Measured) -> Table:
-    """Latencies of one run in ms, with counts and rates below."""
+    """Latencies of one run in ms."""
     summary = measured.summary
     title = f"{measured.target.label}: {measured.load.workload.name}, {measured.load}"
-    table = Table(title=title, caption=_caption(summary), caption_justify="left", title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("ms")
     for name in ("mean", "p25", "p50", "p90", "p99"):
         table.add_column(name, justify="right")
@@ -53,7 +57,8 @@ def _cells(values: Distribution | None) -> list[str]:
     return [f"{value:.2f}" for value in (values.mean, values.p25, values.p50, values.p90, values.p99)]
 
 
-def _caption(s: Summary) -> str:
+def counts_text(s: Summary) -> str:
+    """What stands below the latencies: how requests ended, rates, goodput, and the most frequent errors."""
     lines = [
         f"{s.num_ok} ok, {s.num_failed} failed, {s.num_cut} cut in the middle; {s.duration_seconds:.1f} s",
         f"tokens/s: {s.input_tokens_per_second:.1f} in, {s.output_tokens_per_second:.1f} out, "
@@ -69,17 +74,27 @@ def _caption(s: Summary) -> str:
 
 def comparison_table(results: Sequence[Measured]) -> Table:
     """One row for each run: load, throughput per worker, speed per user, latencies, failures."""
-    table = Table(title="All runs", title_justify="left")
-    columns = ("endpoint", "load", "out tok/s/worker", "tok/s/user", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99")
-    for name in (*columns, "goodput/s", "failed+cut"):
-        table.add_column(name, justify="left" if name in ("endpoint", "load") else "right")
+    table = Table(title="All runs (latencies in ms)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("load", "endpoint"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        "tok/s\n/worker",
+        "tok/s\n/user",
+        "TTFT\np50",
+        "\np99",
+        "TPOT\np50",
+        "\np99",
+        "good\nreq/s",
+        "failed\nor cut",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
     for measured in results:
         s = measured.summary
         latencies = [_point(d, p) for d in (s.ttft_ms, s.tpot_ms) for p in ("p50", "p99")]
         per_worker = f"{measured.output_tokens_per_second_per_worker:.1f}"
         rates = [per_worker, _number(s.tokens_per_second_per_user)]
         tail = [_number(s.goodput_per_second), str(s.num_failed + s.num_cut)]
-        table.add_row(measured.target.label, str(measured.load), *rates, *latencies, *tail)
+        table.add_row(measured.load.short, measured.target.label, *rates, *latencies, *tail)
     return table
 
 

@@ -55,13 +55,20 @@ class Session:
         """
         results = []
         for load_idx, load in enumerate(self.loads):
-            turn = self.pairs if load_idx % 2 == 0 else self.pairs[::-1]
-            for pair_idx, (target, endpoint) in enumerate(turn):
-                text_seed = self.text_seed + TEXT_SEED_STEP * (2 * load_idx + pair_idx)
-                results.append(await self._measure_one(target, endpoint, load, text_seed))
+            both = [await self._measure_one(pair_idx, load_idx, load) for pair_idx in self._turns(load_idx)]
+            results += sorted(both, key=lambda measured: self._position(measured.target))
         return results
 
-    async def _measure_one(self, target: Target, endpoint: Endpoint, load: Load, text_seed: int) -> Measured:
+    def _turns(self, load_idx: int) -> list[int]:
+        turns = list(range(len(self.pairs)))
+        return turns if load_idx % 2 == 0 else turns[::-1]
+
+    def _position(self, target: Target) -> int:
+        return [pair[0] for pair in self.pairs].index(target)
+
+    async def _measure_one(self, pair_idx: int, load_idx: int, load: Load) -> Measured:
+        target, endpoint = self.pairs[pair_idx]
+        text_seed = self.text_seed + TEXT_SEED_STEP * (len(self.pairs) * load_idx + pair_idx)
         async with open_client(endpoint) as client:
             first = next(plans(load, self.seed))
             density = await measure_density(client, endpoint, first.input_tokens, text_seed)

@@ -46,6 +46,12 @@ class Load:
             return f"{self.concurrency} at a time"
         return f"{self.rate:g} requests/s" if self.rate is not None else "recorded times"
 
+    @property
+    def short(self) -> str:
+        if self.concurrency is not None:
+            return f"x{self.concurrency}"
+        return f"{self.rate:g}/s" if self.rate is not None else "trace"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

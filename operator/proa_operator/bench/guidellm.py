@@ -1,0 +1,159 @@
+"""Reads a report of `guidellm run --output kind=json` as our records, to check one tool's numbers with the other's.
+
+Written for guidellm 0.8 (report version 2). guidellm keeps the first and the last token time and the number of
+token events of a request, not each event; events between are placed evenly, as guidellm itself does.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proa_operator.bench.errors import BenchError
+from proa_operator.bench.measure import Slo, Summary, e2e_seconds, summarize, tpot_seconds, ttft_seconds
+from proa_operator.bench.record import RequestRecord, Status
+
+REPORT_VERSION = 2
+PERCENTILES = ("p25", "p50", "p90", "p99")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuidellmReport:
+    """One benchmark of a report. `stated` is guidellm's own `metrics` object, `duration_seconds` its window.
+
+    stated_requests: guidellm's own per-request numbers, beside `records`, ok requests first.
+    """
+
+    version: str
+    duration_seconds: float
+    slo: Slo
+    records: tuple[RequestRecord, ...]
+    stated_requests: tuple[dict[str, Any], ...]
+    stated: dict[str, Any]
+
+    def summary(self) -> Summary:
+        """Our numbers from guidellm's records."""
+        return summarize(self.records, duration_seconds=self.duration_seconds, slo=self.slo)
+
+
+def read_guidellm(path: Path) -> GuidellmReport:
+    """The first benchmark in a report.
+
+    Raises BenchError for a file that is no guidellm report of the version that we know.
+    """
+    try:
+        report = json.loads(path.read_text())
+        if report["metadata"]["version"] != REPORT_VERSION:
+            raise BenchError(f"{path} is a report of version {report['metadata']['version']}, not {REPORT_VERSION}")
+        return _report(report["metadata"]["guidellm_version"], report["benchmarks"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BenchError(f"cannot read the guidellm report {path}: {error!r}") from error
+
+
+def _report(version: str, benchmark: dict[str, Any]) -> GuidellmReport:
+    groups = benchmark["requests"]
+    origin = float(benchmark["start_time"])
+    requests = [*groups["successful"], *groups["errored"], *groups["incomplete"]]
+    limits = benchmark["config"]["slo"] or {}
+    return GuidellmReport(
+        version=version,
+        duration_seconds=float(benchmark["duration"]),
+        slo=Slo(ttft_ms=limits.get("ttft_ms"), tpot_ms=limits.get("tpot_ms"), e2e_ms=limits.get("e2el_ms")),
+        records=tuple(_record(idx, request, origin) for idx, request in enumerate(requests)),
+        stated_requests=tuple(requests),
+        stated=benchmark["metrics"],
+    )
+
+
+def _record(request_idx: int, request: dict[str, Any], origin: float) -> RequestRecord:
+    times = request["info"]["timings"]
+    is_ok = request["info"]["status"] == "completed"
+    chunks: tuple[float, ...] = ()
+    if times["first_token_iteration"] is not None:
+        first, last = times["first_token_iteration"] - origin, times["last_token_iteration"] - origin
+        chunks = tuple(float(at) for at in np.linspace(first, last, num=times["token_iterations"]))
+    return RequestRecord(
+        request_idx=request_idx,
+        status=Status.OK if is_ok else Status.CUT if chunks else Status.FAILED,
+        send_seconds=(times["request_start"] or times["resolve_start"]) - origin,
+        end_seconds=(times["request_end"] or times["resolve_end"]) - origin,
+        chunk_seconds=chunks,
+        input_tokens=request["input_metrics"]["total_tokens"] or 0,
+        output_tokens=request["output_metrics"]["total_tokens"] or 0,
+        error=None if is_ok else str(request["info"]["error"] or request["info"]["status"])[:200],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """One number both ways; `relative` is |ours - theirs| / |theirs|."""
+
+    name: str
+    ours: float
+    theirs: float
+
+    @property
+    def relative(self) -> float:
+        return abs(self.ours - self.theirs) / abs(self.theirs) if self.theirs else float(self.ours != 0)
+
+
+def deviations(report: GuidellmReport) -> list[Deviation]:
+    """Every number that guidellm states and we compute: per request (the worst one), means, percentiles, rates.
+
+    guidellm's names differ: its `inter_token_latency_ms` of one request is our TPOT; its aggregate weighs requests
+    by tokens and is thus our ITL; its `time_per_output_token_ms` is end-to-end time per token, weighed by tokens.
+    """
+    return [*_per_request(report), *_aggregates(report), *_rates(report)]
+
+
+def _per_request(report: GuidellmReport) -> list[Deviation]:
+    """For each metric the request whose two values differ most."""
+    pairs: dict[str, list[Deviation]] = {"request TTFT": [], "request TPOT": [], "request E2E": []}
+    for record, stated in zip(report.records, report.stated_requests, strict=True):
+        if record.status is not Status.OK:
+            continue
+        values = (
+            ("request TTFT", ttft_seconds(record), stated["time_to_first_token_ms"]),
+            ("request TPOT", tpot_seconds(record), stated["inter_token_latency_ms"]),
+            ("request E2E", e2e_seconds(record), stated["request_latency"] * 1000),
+        )
+        for name, seconds, theirs in values:
+            if seconds is not None and theirs is not None:
+                pairs[name].append(Deviation(name=name, ours=seconds * 1000, theirs=theirs))
+    return [max(found, key=lambda deviation: deviation.relative) for found in pairs.values() if found]
+
+
+def _aggregates(report: GuidellmReport) -> list[Deviation]:
+    ours = report.summary()
+    found = []
+    for name, mine, key, unit in (
+        ("TTFT", ours.ttft_ms, "time_to_first_token_ms", 1),
+        ("ITL", ours.itl_ms, "inter_token_latency_ms", 1),
+        ("E2E", ours.e2e_ms, "request_latency", 1000),
+    ):
+        assert mine is not None, f"no request ended ok: no {name}"
+        stated = report.stated[key]["successful"]
+        found.append(Deviation(name=f"{name} mean", ours=mine.mean, theirs=stated["mean"] * unit))
+        for point in PERCENTILES:
+            theirs = stated["percentiles"][point] * unit
+            found.append(Deviation(name=f"{name} {point}", ours=getattr(mine, point), theirs=theirs))
+    ok = [record for record in report.records if record.status is Status.OK]
+    per_token = 1000 * sum(map(e2e_seconds, ok)) / ours.output_tokens
+    theirs = report.stated["time_per_output_token_ms"]["successful"]["mean"]
+    return [*found, Deviation(name="E2E per output token mean", ours=per_token, theirs=theirs)]
+
+
+def _rates(report: GuidellmReport) -> list[Deviation]:
+    ours, stated = report.summary(), report.stated
+    found = [
+        ("requests/s", ours.requests_per_second, stated["requests_per_second"]["successful"]["mean"]),
+        ("output tokens/s", ours.output_tokens_per_second, stated["output_tokens_per_second"]["successful"]["mean"]),
+    ]
+    if ours.goodput_per_second is not None and ours.slo_attainment is not None:
+        found.append(("goodput", ours.goodput_per_second, stated["request_goodput"]["successful"]["mean"]))
+        found.append(("SLO attainment", ours.slo_attainment, stated["slo_attainment"]))
+    return [Deviation(name=name, ours=mine, theirs=theirs) for name, mine, theirs in found]

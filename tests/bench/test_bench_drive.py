@@ -1,0 +1,145 @@
+"""The client and both loops against a real socket that keeps its own times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from statistics import median
+
+import pytest
+from proa_operator.bench.client import Api, Endpoint, open_client
+from proa_operator.bench.drive import Driver, Run
+from proa_operator.bench.errors import EndpointError
+from proa_operator.bench.probe import measure_density, served_model
+from proa_operator.bench.prompt import TokenDensity
+from proa_operator.bench.record import RequestRecord, Status
+from proa_operator.bench.sse import StreamLog
+from proa_operator.bench.workload import RequestPlan, UniformWorkload
+
+DENSITY = TokenDensity(tokens_per_word=1.25, template_tokens=7)
+WORKLOAD = UniformWorkload(name="tiny", input_tokens=20, output_tokens=6, spread=0.0)
+
+
+def some_plans(num: int) -> list[RequestPlan]:
+    return list(islice(WORKLOAD.plans(0), num))
+
+
+async def load(endpoint: Endpoint, plans: list[RequestPlan], concurrency: int | None, **rest: object) -> Run:
+    async with open_client(endpoint) as client:
+        settings = {"seconds": None, "on_end": lambda _: None} | rest
+        driver = Driver(client=client, endpoint=endpoint, density=DENSITY, seed=1, **settings)
+        return await (driver.open_loop(plans) if concurrency is None else driver.closed_loop(plans, concurrency))
+
+
+def at(double: object, **rest: object) -> Endpoint:
+    return Endpoint(url=double.url, model="double", timeout_seconds=30.0, **rest)
+
+
+async def check_times(double, make_answer, api: Api) -> None:
+    """The client's times follow those that the server wrote down: one constant apart (the start of the run), but for
+    a delay that stays far below the gaps in the median."""
+    double.script = lambda _: make_answer(first_delay=0.03, gap=0.02)
+    run = await load(at(double, api=api), some_plans(3), concurrency=1)
+    assert [r.status for r in run.records] == [Status.OK] * 3
+    for record, served in zip(run.records, double.served, strict=True):
+        assert record.output_tokens == len(record.chunk_seconds) == 6
+        assert record.input_tokens == pytest.approx(20, abs=2)
+        delays = [seen - written for seen, written in zip(record.chunk_seconds, served.written, strict=True)]
+        assert median(delays) - min(delays) < 0.01
+        assert served.written[0] - served.arrived <= record.chunk_seconds[0] - record.send_seconds + 0.001
+
+
+@pytest.mark.parametrize("api", list(Api))
+async def test_times_are_those_of_the_server(double, make_answer, api: Api):
+    await check_times(double, make_answer, api)
+
+
+async def test_a_client_that_stamps_late_is_caught(double, make_answer, monkeypatch: pytest.MonkeyPatch):
+    held: list[bytes] = []
+    feed = StreamLog.feed
+
+    def late(self: StreamLog, raw: bytes, now_seconds: float) -> None:
+        held.append(raw)
+        if b"[DONE]" in raw:
+            feed(self, b"".join(held), now_seconds)
+            held.clear()
+
+    monkeypatch.setattr(StreamLog, "feed", late)
+    with pytest.raises(AssertionError, match="median"):
+        await check_times(double, make_answer, Api.CHAT)
+
+
+async def test_a_closed_loop_keeps_its_concurrency(double, make_answer):
+    double.script = lambda _: make_answer(gap=0.002)
+    ended: list[RequestRecord] = []
+    run = await load(at(double), some_plans(17), concurrency=4, on_end=ended.append)
+    assert double.max_running == 4
+    assert sorted(r.request_idx for r in run.records) == list(range(17))
+    assert ended == list(run.records)
+    assert run.duration_seconds == max(r.end_seconds for r in run.records)
+
+
+async def test_more_users_than_requests_lose_nothing(double):
+    run = await load(at(double), some_plans(3), concurrency=8)
+    assert len(run.records) == 3
+
+
+async def test_an_open_loop_sends_on_time_whatever_is_in_flight(double, make_answer):
+    double.script = lambda _: make_answer(first_delay=0.3)
+    plans = [replace(plan, due_seconds=0.01 * idx) for idx, plan in enumerate(some_plans(10))]
+    run = await load(at(double), plans, concurrency=None)
+    assert double.max_running == 10
+    assert all(0 <= r.send_seconds - r.due_seconds < 0.25 for r in run.records if r.due_seconds is not None)
+
+
+async def test_seconds_stop_the_sending_but_not_the_answers(double, make_answer):
+    double.script = lambda _: make_answer(gap=0.01)
+    closed = await load(at(double), some_plans(1000), concurrency=2, seconds=0.2)
+    assert 2 <= len(closed.records) < 100
+    assert {r.status for r in closed.records} == {Status.OK}
+    plans = [replace(plan, due_seconds=0.1 * idx) for idx, plan in enumerate(some_plans(50))]
+    assert len((await load(at(double), plans, concurrency=None, seconds=0.25)).records) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "error"),
+    [
+        ({"http_error": (429, "no room")}, Status.FAILED, "HTTP 429: no room"),
+        ({"error_event_after": 2}, Status.CUT, "stream_error"),
+        ({"error_event_after": 0}, Status.CUT, "stream_error"),
+        ({"hang_up_after": 3}, Status.CUT, "RemoteProtocolError"),
+        ({"has_done": False}, Status.CUT, "without [DONE]"),
+        ({"has_usage": False}, Status.FAILED, "no usage numbers"),
+        ({"num_tokens": 0}, Status.FAILED, "no text"),
+        ({"is_silent": True}, Status.FAILED, "no end within 0.2 s (--timeout)"),
+        ({"first_delay": 0.01, "gap": 0.15}, Status.CUT, "no end within 0.2 s"),
+    ],
+)
+async def test_what_goes_wrong_is_recorded_with_its_reason(
+    double, make_answer: Callable[..., object], fields: dict[str, object], status: Status, error: str
+):
+    double.script = lambda idx: make_answer(**fields) if idx == 0 else make_answer()
+    endpoint = replace(at(double), timeout_seconds=0.2) if {"is_silent", "gap"} & fields.keys() else at(double)
+    run = await load(endpoint, some_plans(2), concurrency=1)
+    assert [r.status for r in run.records] == [status, Status.OK]
+    assert error in str(run.records[0].error)
+
+
+async def test_a_refused_connection_is_a_failure():
+    run = await load(Endpoint(url="http://127.0.0.1:9", model="m"), some_plans(1), concurrency=1)
+    assert run.records[0].status is Status.FAILED
+    assert "ConnectError" in str(run.records[0].error)
+
+
+async def test_probes_find_model_and_density(double):
+    assert await served_model(double.url, None) == "double"
+    async with open_client(at(double)) as client:
+        density = await measure_density(client, at(double), num_tokens=400, seed=1)
+    assert density.tokens_per_word == pytest.approx(1.25, rel=0.01)
+    assert density.template_tokens == pytest.approx(7, abs=1)
+
+
+async def test_an_endpoint_that_is_not_there_is_one_line():
+    with pytest.raises(EndpointError, match=r"cannot reach .* check --url"):
+        await served_model("http://127.0.0.1:9", None)
