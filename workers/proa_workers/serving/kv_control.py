@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
-import grpc
-import grpc.aio
 from proa_proto.v1 import kv_control_pb2 as pb
 from proa_proto.v1 import kv_control_pb2_grpc as pb_grpc
 
 from proa_workers.core.lease import Event, Lease
-from proa_workers.errors import StaleTransfer, UnknownTransfer, WorkerError
+from proa_workers.errors import Saturated, StaleTransfer, UnknownTransfer
 from proa_workers.kv.holder import KvHolder
 from proa_workers.kv.layout import to_runs
 from proa_workers.kv.shm import host_id
@@ -22,30 +19,13 @@ from proa_workers.kv.wire import peer_message, peer_value, run_messages, transfe
 CHECKSUM_SECONDS = 5.0  # a Reserve waits at most this long for checksums
 MAX_UNREAD_COMPLETIONS = 1024
 
-A = TypeVar("A")
-Method = Callable[[Any, Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[A]]
-
-
-def typed_status(method: Method[A]) -> Method[A]:
-    """Answer a WorkerError with the gRPC status of its class and its message."""
-
-    @wraps(method)
-    async def answer(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> A:
-        try:
-            return await method(self, request, context)
-        except WorkerError as error:
-            await context.abort(grpc.StatusCode[error.code], str(error))
-
-    return answer
-
 
 class KvControl(pb_grpc.KvControlServicer):
-    """Register with `add_KvControlServicer_to_server`; the holder decides, this only translates."""
+    """Register with `add_KvControlServicer_to_server`, behind the interceptor that turns errors into statuses."""
 
     def __init__(self, holder: KvHolder) -> None:
         self._holder = holder
 
-    @typed_status
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
         self._holder.see_peer(peer_value(request.reader))
         memory = self._holder.memory
@@ -59,7 +39,6 @@ class KvControl(pb_grpc.KvControlServicer):
             tcp_address=self._holder.tcp_address,
         )
 
-    @typed_status
     async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveReply:
         patience = min(CHECKSUM_SECONDS, context.time_remaining() or CHECKSUM_SECONDS)
         transfer = transfer_value(request.transfer)
@@ -71,12 +50,10 @@ class KvControl(pb_grpc.KvControlServicer):
             lease_ms=round(lease.lease_seconds * 1000),
         )
 
-    @typed_status
     async def Commit(self, request: pb.CommitRequest, context: Any) -> pb.CommitReply:
         self._holder.apply(transfer_value(request.transfer), Event.COMMIT, peer_value(request.reader))
         return pb.CommitReply()
 
-    @typed_status
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewReply:
         reply = pb.RenewReply()
         for transfer in request.transfers:
@@ -86,18 +63,16 @@ class KvControl(pb_grpc.KvControlServicer):
                 reply.lost_transfer_ids.append(transfer.transfer_id)
         return reply
 
-    @typed_status
     async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseReply:
         self._holder.apply(transfer_value(request.transfer), Event.RELEASE, peer_value(request.reader))
         return pb.ReleaseReply()
 
-    @typed_status
     async def Abort(self, request: pb.KvAbortRequest, context: Any) -> pb.KvAbortReply:
         self._holder.apply(transfer_value(request.transfer), Event.ABORT, peer_value(request.reader))
         return pb.KvAbortReply()
 
     async def Completions(self, request: pb.CompletionsRequest, context: Any) -> AsyncIterator[pb.Completion]:
-        """Endings from now on; a client that falls far behind is cut off with RESOURCE_EXHAUSTED."""
+        """Endings from now on; a client that falls far behind is cut off (Saturated)."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Queue[Lease] = asyncio.Queue()
         with self._holder.listening(lambda lease: loop.call_soon_threadsafe(ended.put_nowait, lease)):
@@ -106,4 +81,4 @@ class KvControl(pb_grpc.KvControlServicer):
                 assert lease.outcome is not None
                 outcome = pb.Completion.Outcome.Value(lease.outcome.name)
                 yield pb.Completion(transfer=transfer_message(lease.transfer), outcome=outcome)
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many completions were left unread")
+        raise Saturated(f"more than {MAX_UNREAD_COMPLETIONS} completions were left unread: subscribe again")

@@ -24,7 +24,7 @@ from proa_workers.sampling.stop import load_tokenizer
 from proa_workers.serving.admin_servicer import AdminServicer
 from proa_workers.serving.engine_servicer import EngineServicer
 from proa_workers.serving.interceptor import ErrorInterceptor
-from proa_workers.serving.kv_control import KvControlServicer
+from proa_workers.serving.kv_control import KvControl
 from proa_workers.serving.worker import Worker
 from proa_workers.settings import Settings
 
@@ -154,7 +154,7 @@ def _admin_server(worker: Worker, checker: health.aio.HealthServicer) -> grpc.ai
 
 def _kv_server(worker: Worker) -> grpc.aio.Server:
     server = _server()
-    kv_control_pb2_grpc.add_KvControlServicer_to_server(KvControlServicer(worker.holder), server)
+    kv_control_pb2_grpc.add_KvControlServicer_to_server(KvControl(worker.holder), server)
     name = kv_control_pb2.DESCRIPTOR.services_by_name["KvControl"].full_name
     reflection.enable_server_reflection((name, reflection.SERVICE_NAME), server)
     return _bind(server, worker.settings.host, worker.settings.kv_port)

@@ -45,7 +45,7 @@ class Worker(LoadSource):
         self.fraction = 0.0
         self.clock = time.monotonic
         self.started_at = time.time()
-        self.epoch = time.time_ns()
+        self.epoch = time.time_ns() // 1_000_000
         self.kv_events = KvEventLog(settings.block_size)
         self.streams: dict[str, Stream] = {}
         self.failed = asyncio.Event()
@@ -64,7 +64,11 @@ class Worker(LoadSource):
         info = engine.info
         self.grammars = GrammarFactory(Path(info.model_path), info.vocab_size, info.eos_token_ids)
         event_loop = asyncio.get_running_loop()
-        self.loop = make_loop(lambda report: event_loop.call_soon_threadsafe(self._on_report, report))
+
+        def deliver(report: Report) -> None:
+            event_loop.call_soon_threadsafe(self._on_report, report)
+
+        self.loop = make_loop(deliver)
         s = self.settings
         self.holder = KvHolder(
             engine.kv,
@@ -75,6 +79,7 @@ class Worker(LoadSource):
             unclaimed_seconds=s.unclaimed_lease_seconds,
             unpin=self.loop.unpin,
         )
+        self.holder.serve_tcp(s.host, s.kv_data_port)
         self.reader = KvReader(engine.kv, engine_id=s.engine_id, epoch=self.epoch, transport=s.transport)
         self.loop.start()
         self.phase = admin_pb.Phase.SERVING
@@ -89,7 +94,8 @@ class Worker(LoadSource):
         return self.phase in (admin_pb.Phase.SERVING, admin_pb.Phase.DRAINING)
 
     def lease_counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        return self.holder.lease_counts(), self.holder.outcome_counts()
+        states = {state.value: count for state, count in self.holder.count_states().items()}
+        return states, {outcome.value: count for outcome, count in self.holder.count_outcomes().items()}
 
     def check_open(self) -> None:
         """Draining unless this worker takes new requests now."""
@@ -152,7 +158,7 @@ class Worker(LoadSource):
             task.cancel()
         await asyncio.gather(*self._fetches, return_exceptions=True)
         await self.reader.close()
-        await self.holder.close()
+        await asyncio.to_thread(self.holder.close)
         await asyncio.to_thread(self.loop.stop)
         self.engine.close()
 

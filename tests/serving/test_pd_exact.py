@@ -1,0 +1,74 @@
+"""Prefill/decode output equals aggregated output, token by token, over both transports and pool shapes."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+NUM_PROMPTS = 200
+CHUNK = ("--max-num-batched-tokens", "96", "--max-model-len", "1024")
+WORDS = ["the", "a", "of", "and", "river", "boat", "proa", "hull", "sail", "wind", "stone", "3", "17", "42", "red"]
+
+
+def make_requests(num: int, seed: int) -> list[dict[str, object]]:
+    """Short and long prompts (some over two chunks), a third with a shared prefix, half of them sampled by seed."""
+    pick = random.Random(seed)
+    shared = [" ".join(pick.choices(WORDS, k=60)) for _ in range(4)]
+    requests: list[dict[str, object]] = []
+    for i in range(num):
+        own = " ".join(pick.choices(WORDS, k=pick.choice([1, 5, 20, 60, 200])))
+        prompt = f"{pick.choice(shared)} {own}" if pick.random() < 0.35 else own
+        sampling = {"temperature": 0} if i % 2 else {"temperature": 0.9, "top_p": 0.9, "seed": i}
+        requests.append({"prompt": prompt, "max_tokens": pick.randint(1, 24), **sampling})
+    return requests
+
+
+def run_all(service, requests: list[dict[str, object]], model: str) -> list[list[str]]:
+    """Tokens of every answer (from its logprobs), 16 requests at a time."""
+
+    def one(request: dict[str, object]) -> list[str]:
+        client = service.client()
+        choice = client.completions.create(model=model, logprobs=0, **request).choices[0]
+        assert choice.logprobs.tokens
+        return choice.logprobs.tokens
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(one, requests))
+
+
+def total(service, role: str, key: tuple[str, ...]) -> float:
+    return sum(service.metrics(name).get(key, 0.0) for name in service.workers if name.startswith(role))
+
+
+@pytest.fixture(scope="module")
+def requests_and_answers(start_service):
+    requests = make_requests(NUM_PROMPTS, seed=1)
+    with start_service(workers=1, args=CHUNK) as service:
+        return requests, run_all(service, requests, "tiny-moe")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prefill", "decode", "backend"), [(1, 1, "shm"), (1, 1, "tcp"), (2, 2, "shm"), (2, 2, "tcp")])
+def test_disaggregated_equals_aggregated(start_service, requests_and_answers, prefill, decode, backend) -> None:
+    requests, expected = requests_and_answers
+    transfer = {"backend": backend, "leaseSeconds": 30, "failurePolicy": "fail"}
+    with start_service(prefill=prefill, decode=decode, args=CHUNK, kvTransfer=transfer) as service:
+        answers = run_all(service, requests, "tiny-moe")
+        wrong = [i for i, (got, want) in enumerate(zip(answers, expected, strict=True)) if got != want]
+        assert not wrong, f"{len(wrong)} differ, first: {answers[wrong[0]]} != {expected[wrong[0]]}"
+        service.wait_idle()
+        moved = sum(
+            service.metrics(f"decode-{i}").get(("proa_kv_transfer_bytes_total", backend), 0) for i in range(decode)
+        )
+        assert moved > 0
+        hits = sum(
+            service.metrics(f"prefill-{i}")[("vllm:prefix_cache_hits_total", "tiny-moe", "0")] for i in range(prefill)
+        )
+        assert hits > 0
+
+
+def test_a_changed_seed_is_seen() -> None:
+    """Planted fault for the comparison above: other requests must give other prompts or seeds."""
+    assert make_requests(20, seed=1) != make_requests(20, seed=2)
