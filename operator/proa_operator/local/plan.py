@@ -38,7 +38,7 @@ def plan(
             ports=WorkerPorts.take(next_port),
             device=options.device,
         )
-        for name, role in _workers(spec, options)
+        for name, role in worker_roles(spec, options)
     )
     gateway = gateway_process(
         spec,
@@ -64,7 +64,8 @@ def gateway_port(service: DisaggregatedService, options: Options) -> int:
     return options.port if options.port is not None else service.spec.gateway.port
 
 
-def _workers(spec: ServiceSpec, options: Options) -> list[tuple[str, Role]]:
+def worker_roles(spec: ServiceSpec, options: Options) -> list[tuple[str, Role]]:
+    """Names and roles of the workers. Raises PlanError for options that contradict the manifest."""
     prefill = (
         options.prefill if options.prefill is not None else spec.pools.prefill.replicas if spec.pools.prefill else 0
     )

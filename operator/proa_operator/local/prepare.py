@@ -8,7 +8,7 @@ from pathlib import Path
 from proa_operator.api.load import load
 from proa_operator.local.model_folder import resolve
 from proa_operator.local.options import Options
-from proa_operator.local.plan import gateway_port, plan
+from proa_operator.local.plan import gateway_port, plan, worker_roles
 from proa_operator.local.ports import FreePorts, require_free
 from proa_operator.local.process import LocalPlan
 from proa_operator.local.programs import installed
@@ -19,7 +19,8 @@ from proa_operator.local.state_dir import default_state_dir
 def prepare(file: Path, options: Options, state_dir: Path | None = None) -> LocalPlan:
     """The plan of `file` on this machine. Raises UserError for what the user must change first."""
     service = load(file, is_local=True)
-    refuse(service.spec)  # before the model is looked for: an engine that cannot run is the first thing to fix
+    refuse(service.spec)  # before ports and model are looked for: what can never run is the first thing to fix
+    worker_roles(service.spec, options)
     port = gateway_port(service, options)
     require_free(options.host, port)
     return plan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
+from proa_operator.local.backoff import Backoff
 from proa_operator.local.child import Child
 from proa_operator.local.process import LocalPlan, Process
 
@@ -12,10 +13,14 @@ from proa_operator.local.process import LocalPlan, Process
 class Supervisor:
     """Runs a plan until `stop` is asked for or a process cannot be started."""
 
-    def __init__(self, plan: LocalPlan, on_change: Callable[[Child, str], None]) -> None:
+    def __init__(
+        self, plan: LocalPlan, on_change: Callable[[Child, str], None], *, backoff: Backoff | None = None
+    ) -> None:
         plan.state_dir.mkdir(parents=True, exist_ok=True)
         self.children = {
-            process.name: Child(process, log_path=plan.state_dir / f"{process.name}.log", on_change=on_change)
+            process.name: Child(
+                process, log_path=plan.state_dir / f"{process.name}.log", on_change=on_change, backoff=backoff
+            )
             for process in plan.processes
         }
         for child in self.children.values():

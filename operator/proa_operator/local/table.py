@@ -27,7 +27,7 @@ class Row:
     """One process as the table shows it."""
 
     name: str
-    role: str
+    """Role and number, such as prefill-0."""
     state: State
     pid: int | None
     port: int
@@ -39,7 +39,6 @@ class Row:
         """The row of a process now."""
         return cls(
             name=child.process.name,
-            role=child.process.role.value,
             state=child.state,
             pid=child.pid,
             port=child.process.port,
@@ -51,11 +50,11 @@ class Row:
 def table(rows: list[Row], plan: LocalPlan) -> Table:
     """All processes of a service, with their load where it is known."""
     title = Text.assemble((plan.service, "bold"), f"  model {plan.model_name}  ", (f"{plan.url}/v1", "cyan"))
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("process", "role", "state"):
-        drawn.add_column(heading)
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("process", "state"):
+        drawn.add_column(heading, no_wrap=True)
     for heading in ("pid", "port", "running", "waiting", "KV used", "restarts"):
-        drawn.add_column(heading, justify="right")
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(*_cells(row))
     return drawn
@@ -71,7 +70,6 @@ def _cells(row: Row) -> list[Text | str]:
     load = row.load
     return [
         row.name,
-        row.role,
         Text(row.state.value, style=_STYLES[row.state]),
         str(row.pid) if row.pid else "-",
         str(row.port),
