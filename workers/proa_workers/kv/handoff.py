@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from proa_workers.core.lease import Transfer
+from proa_workers.core.lease import Reader, Transfer
 from proa_workers.errors import InvalidRequest
 
 CONNECTOR = "ProaConnector"
@@ -26,6 +26,10 @@ class HandOff:
     @property
     def transfer(self) -> Transfer:
         return Transfer(self.engine_id, self.epoch, self.transfer_id, self.generation)
+
+    @property
+    def holder(self) -> Reader:
+        return Reader(self.engine_id, self.epoch)
 
     def to_params(self) -> dict[str, object]:
         """The value whose JSON travels."""

@@ -135,12 +135,6 @@ class KvHolder:
         with self._changes() as current:
             self._table.sweep(current if now is None else now)
 
-    async def sweep_forever(self, interval_seconds: float = 0.5) -> None:
-        """The ticker; ends by being cancelled."""
-        while True:
-            self.sweep()
-            await asyncio.sleep(interval_seconds)
-
     def begin_send(self, transfer: Transfer, reader: Reader, runs: Sequence[BlockRun]) -> Lease:
         with self._changes() as now:
             return self._table.begin_send(transfer, reader, from_runs(runs), now)
@@ -171,11 +165,10 @@ class KvHolder:
         return not self.num_leases
 
     def close(self) -> None:
-        """Cut sends in flight and free every lease."""
+        """Cut sends in flight and end the threads."""
         if self._server:
             self._server.close()
-        self._checker.shutdown(wait=True, cancel_futures=False)
-        self.sweep()
+        self._checker.shutdown(wait=True)
 
     @contextmanager
     def _changes(self) -> Iterator[float]:

@@ -65,7 +65,7 @@ class LeaseTable:
         """Hold a lease while this process sends `blocks` of it; raises as `apply`, StaleTransfer for foreign blocks."""
         lease = self._find(transfer, now)
         if lease.state is not State.READY or lease.reader != reader:
-            raise StaleTransfer(f"{lease} is not reserved by {reader.engine_id}: reserve it before reading")
+            raise StaleTransfer(f"{lease} cannot be read by {reader.engine_id}: it must be ready and reserved by it")
         if not set(blocks) <= set(lease.block_ids):
             raise StaleTransfer(f"{lease} does not cover all blocks asked for")
         lease.hold()

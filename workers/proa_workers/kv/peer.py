@@ -27,13 +27,14 @@ STATUS_ERRORS: dict[grpc.StatusCode, type[WorkerError]] = {
     grpc.StatusCode.NOT_FOUND: UnknownTransfer,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
 }
+CONNECTED = (grpc.ChannelConnectivity.CONNECTING, grpc.ChannelConnectivity.READY)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
 class PeerLink:
-    """Made by `connect.connect`; ends with `close`."""
+    """Made by `connect.connect`; closes itself after `retire` with its last user."""
 
     def __init__(
         self, address: str, channel: grpc.aio.Channel, holder: Reader, transport: Transport, reader: Reader
@@ -42,6 +43,7 @@ class PeerLink:
         self.holder = holder
         self.transport = transport
         self.stub = pb_grpc.KvControlStub(channel)
+        self.num_users = 0
         self._channel = channel
         self._reader = reader
         self._moves: dict[Transfer, StopSignal] = {}
@@ -61,6 +63,13 @@ class PeerLink:
             yield
         finally:
             del self._moves[transfer]
+
+    async def lost(self) -> None:
+        """Return when the holder is gone: its connection broke or is closed."""
+        state = self._channel.get_state()
+        while state in CONNECTED:
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
 
     async def close(self) -> None:
         if self._renewals:
@@ -91,3 +100,9 @@ async def call(method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, secon
     except grpc.aio.AioRpcError as error:
         kind = STATUS_ERRORS.get(error.code(), TransferFailed)
         raise kind(f"holder {address}: {error.details() or error.code().name}") from None
+    except asyncio.CancelledError:
+        # NOTE: a call on a channel that is closed meanwhile ends like this too, without anybody cancelling the task.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise TransferFailed(f"holder {address}: the connection was closed") from None

@@ -24,8 +24,9 @@ from proa_workers.kv.layout import from_runs
 from proa_workers.kv.memory import KvMemory
 from proa_workers.kv.move import run_move
 from proa_workers.kv.peer import RPC_SECONDS, PeerLink
+from proa_workers.kv.peers import Peers
 from proa_workers.kv.stop import StopSignal
-from proa_workers.kv.transport import pair_runs, to_chunks, to_streams
+from proa_workers.kv.transport import Piece, pair_runs, to_chunks, to_streams
 from proa_workers.kv.wire import peer_message, run_values, transfer_message
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,7 @@ class KvReader:
         self._num_attempts = num_attempts
         self._open_transport = open_transport
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="kv-move")
-        self._links: dict[str, PeerLink] = {}
-        self._hellos: dict[str, asyncio.Lock] = {}
+        self._peers = Peers(self._connect)
         self._background: set[asyncio.Task[None]] = set()
 
     async def fetch(self, params: HandOff, block_ids: Sequence[int], first_block: int) -> FetchReport:
@@ -102,8 +102,8 @@ class KvReader:
         """Tell the holder that its blocks are not needed; a lost message only delays their reuse."""
         request = pb.ReleaseRequest(transfer=transfer_message(params.transfer), reader=peer_message(self.identity))
         try:
-            link = await self._link(params)
-            await link.call(link.stub.Release, request)
+            async with self._peers.link(params.control, params.holder) as link:
+                await link.call(link.stub.Release, request)
         except WorkerError as error:
             log.info("release not delivered", extra={"transfer": params.transfer_id, "reason": str(error)})
 
@@ -120,9 +120,7 @@ class KvReader:
         """Deliver aborts that are under way and close every link; no fetch may be running."""
         if self._background:
             await asyncio.wait(self._background, timeout=2 * ABORT_SECONDS)
-        for link in self._links.values():
-            await link.close()
-        self._links.clear()
+        await self._peers.close()
         self._executor.shutdown(wait=True)
 
     async def _fetch(self, params: HandOff, block_ids: Sequence[int], first_block: int) -> FetchReport:
@@ -130,7 +128,9 @@ class KvReader:
         deadline = start + self._fetch_seconds
         for attempt in range(self._num_attempts):
             try:
-                return await self._attempt(params, block_ids, first_block, start, deadline)
+                async with self._peers.link(params.control, params.holder) as link:
+                    pieces = await self._pull(link, params, block_ids, first_block, deadline)
+                    return self._report(link, pieces, time.monotonic() - start)
             except TransferFailed as error:
                 pause = BACKOFF_SECONDS * 2**attempt
                 if attempt == self._num_attempts - 1 or time.monotonic() + pause >= deadline:
@@ -140,10 +140,14 @@ class KvReader:
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(
-        self, params: HandOff, block_ids: Sequence[int], first_block: int, start: float, deadline: float
-    ) -> FetchReport:
-        link = await self._link(params)
+    def _report(self, link: PeerLink, pieces: Sequence[Piece], seconds: float) -> FetchReport:
+        num_bytes = sum(piece.source.num_blocks for piece in pieces) * self._memory.layout.block_bytes
+        return FetchReport(num_bytes=num_bytes, seconds=seconds, transport=link.transport.name, num_runs=len(pieces))
+
+    async def _pull(
+        self, link: PeerLink, params: HandOff, block_ids: Sequence[int], first_block: int, deadline: float
+    ) -> Sequence[Piece]:
+        """One attempt: reserve, move, verify, commit."""
         transfer, reader = transfer_message(params.transfer), peer_message(self.identity)
         request = pb.ReserveRequest(transfer=transfer, reader=reader)
         lease = await link.call(link.stub.Reserve, request, min(RPC_SECONDS, deadline - time.monotonic()))
@@ -158,12 +162,7 @@ class KvReader:
             await run_move(self._executor, link.transport, params.transfer, streams, stop)
         commit = pb.CommitRequest(transfer=transfer, reader=reader, num_tokens=params.num_tokens)
         await self._commit(link, commit, deadline)
-        return FetchReport(
-            num_bytes=sum(chunk.num_bytes for chunk in chunks),
-            seconds=time.monotonic() - start,
-            transport=link.transport.name,
-            num_runs=len(pieces),
-        )
+        return pieces
 
     async def _commit(self, link: PeerLink, request: pb.CommitRequest, deadline: float) -> None:
         """Commit, again while the answer is lost: the holder answers a repeated one as it did the first."""
@@ -178,23 +177,6 @@ class KvReader:
             await asyncio.sleep(pause)
             pause *= 2
 
-    async def _link(self, params: HandOff) -> PeerLink:
-        """Link to the holder of `params` at its epoch; a new one replaces that to an earlier life."""
-        async with self._hellos.setdefault(params.control, asyncio.Lock()):
-            link = self._links.get(params.control)
-            if link is None or link.holder != (params.engine_id, params.epoch):
-                fresh = await self._connect(params.control)
-                self._links[params.control] = fresh
-                if link:
-                    await link.close()
-                link = fresh
-        if link.holder != (params.engine_id, params.epoch):
-            raise StaleTransfer(
-                f"{params.control} is now engine {link.holder.engine_id} epoch {link.holder.epoch}, not "
-                f"{params.engine_id} epoch {params.epoch}: its blocks are gone, recompute the prompt"
-            )
-        return link
-
     async def _connect(self, address: str) -> PeerLink:
         return await connect(
             address,
@@ -205,14 +187,14 @@ class KvReader:
         )
 
     async def _abort(self, params: HandOff, reason: str) -> None:
-        link = self._links.get(params.control)
-        if link is None:
-            return
+        """Tell the holder that reading has stopped; undelivered, it waits for the lease and its grace to pass."""
         request = pb.KvAbortRequest(
             transfer=transfer_message(params.transfer), reader=peer_message(self.identity), reason=reason
         )
         try:
-            await link.call(link.stub.Abort, request, ABORT_SECONDS)
+            async with self._peers.existing(params.control) as link:
+                if link:
+                    await link.call(link.stub.Abort, request, ABORT_SECONDS)
         except WorkerError as error:
             log.info("abort not delivered", extra={"transfer": params.transfer_id, "reason": str(error)})
 

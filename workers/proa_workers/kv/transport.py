@@ -73,7 +73,7 @@ class Transport(Protocol):
 
 
 def pair_runs(source_ids: Sequence[int], target_ids: Sequence[int]) -> list[Piece]:
-    """Coalesce pairs of blocks that follow each other on both sides: 4 5 6 to 1 2 9 is (4, 2)->(1, 2), (6, 1)->(9, 1)."""
+    """Coalesce pairs of blocks that are consecutive on both sides: 4 5 6 to 1 2 9 is (4, 2)->(1, 2), 6->9."""
     starts: list[tuple[int, int]] = []
     counts: list[int] = []
     for pair in zip(source_ids, target_ids, strict=True):
