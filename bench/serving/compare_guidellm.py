@@ -25,7 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from proa_operator.bench.client import Endpoint, open_client
+from proa_operator.bench.client import Endpoint
+from proa_operator.bench.connections import Connections
 from proa_operator.bench.guidellm import GuidellmReport, deviations, read_guidellm
 from proa_operator.bench.probe import measure_density
 from proa_operator.bench.prompt import TokenDensity, prompt_text
@@ -99,8 +100,8 @@ def measure_round(args: argparse.Namespace, density: TokenDensity, round_idx: in
 async def density_at(args: argparse.Namespace) -> TokenDensity:
     endpoint = Endpoint(url=args.url, model=args.model, timeout_seconds=RUN_SECONDS)
     num_tokens = next(synthetic(args.workload, args.scale).plans(0)).input_tokens
-    async with open_client(endpoint) as client:
-        return await measure_density(client, endpoint, num_tokens, time.time_ns() % (1 << 31))
+    async with Connections(endpoint) as connections:
+        return await measure_density(connections, endpoint, num_tokens, time.time_ns() % (1 << 31))
 
 
 COUNTS = ("num_ok", "num_failed", "num_cut", "duration_seconds", "output_tokens_per_second", "goodput_per_second")

@@ -8,7 +8,8 @@ from itertools import islice
 from statistics import median
 
 import pytest
-from proa_operator.bench.client import Api, Endpoint, open_client
+from proa_operator.bench.client import Api, Endpoint
+from proa_operator.bench.connections import Connections
 from proa_operator.bench.drive import Driver, Run
 from proa_operator.bench.errors import EndpointError
 from proa_operator.bench.probe import measure_density, served_model
@@ -26,9 +27,9 @@ def some_plans(num: int) -> list[RequestPlan]:
 
 
 async def load(endpoint: Endpoint, plans: list[RequestPlan], concurrency: int | None, **rest: object) -> Run:
-    async with open_client(endpoint) as client:
+    async with Connections(endpoint) as connections:
         settings = {"seconds": None, "on_end": lambda _: None} | rest
-        driver = Driver(client=client, endpoint=endpoint, density=DENSITY, seed=1, **settings)
+        driver = Driver(connections=connections, endpoint=endpoint, density=DENSITY, seed=1, **settings)
         return await (driver.open_loop(plans) if concurrency is None else driver.closed_loop(plans, concurrency))
 
 
@@ -134,8 +135,8 @@ async def test_a_refused_connection_is_a_failure():
 
 async def test_probes_find_model_and_density(double):
     assert await served_model(double.url, None) == "double"
-    async with open_client(at(double)) as client:
-        density = await measure_density(client, at(double), num_tokens=400, seed=1)
+    async with Connections(at(double)) as connections:
+        density = await measure_density(connections, at(double), num_tokens=400, seed=1)
     assert density.tokens_per_word == pytest.approx(1.25, rel=0.01)
     assert density.template_tokens == pytest.approx(7, abs=1)
 

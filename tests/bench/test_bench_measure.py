@@ -116,7 +116,7 @@ def test_every_number_equals_the_written_out_definition():
 
 def _percentile_off_by_one(patch: pytest.MonkeyPatch) -> None:
     real = np.percentile
-    patch.setattr(measure.np, "percentile", lambda values, q: real(values, q, method="higher"))
+    patch.setattr(measure.np, "percentile", lambda values, q, method: real(values, q, method="higher"))
 
 
 def _cut_counts_as_ok(patch: pytest.MonkeyPatch) -> None:

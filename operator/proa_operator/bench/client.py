@@ -14,7 +14,7 @@ import httpx
 from proa_operator.bench.record import RequestRecord, Status
 from proa_operator.bench.sse import StreamLog, error_text
 
-CONNECT_SECONDS = 10.0
+CONNECT_ONLY = httpx.Timeout(None, connect=10.0)  # `ask` bounds the whole request
 
 
 class Api(StrEnum):
@@ -47,20 +47,6 @@ class Outgoing:
     due_seconds: float | None = None
 
 
-def open_client(endpoint: Endpoint) -> httpx.AsyncClient:
-    """A client without a connection limit (the load decides) and without compression (it would delay events)."""
-    headers = {"Accept-Encoding": "identity"}
-    if endpoint.api_key:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    return httpx.AsyncClient(
-        base_url=endpoint.url,
-        headers=headers,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `ask` bounds the whole request
-        trust_env=False,
-    )
-
-
 def body(endpoint: Endpoint, prompt: str, output_tokens: int) -> dict[str, Any]:
     """The JSON body: greedy, streamed, with usage numbers."""
     fields: dict[str, Any] = {
@@ -77,16 +63,23 @@ def body(endpoint: Endpoint, prompt: str, output_tokens: int) -> dict[str, Any]:
 
 
 def outgoing(
-    client: httpx.AsyncClient,
-    endpoint: Endpoint,
-    prompt: str,
-    output_tokens: int,
-    request_idx: int,
-    due_seconds: float | None = None,
+    endpoint: Endpoint, prompt: str, output_tokens: int, request_idx: int, due_seconds: float | None = None
 ) -> Outgoing:
     """The request with its body serialized."""
-    http = client.build_request("POST", endpoint.path, json=body(endpoint, prompt, output_tokens))
+    http = httpx.Request(
+        "POST",
+        endpoint.url + endpoint.path,
+        headers=headers(endpoint),
+        json=body(endpoint, prompt, output_tokens),
+        extensions={"timeout": CONNECT_ONLY.as_dict()},
+    )
     return Outgoing(request_idx=request_idx, http=http, due_seconds=due_seconds)
+
+
+def headers(endpoint: Endpoint) -> dict[str, str]:
+    """No compression: it would hold events back."""
+    key = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+    return {"Accept": "text/event-stream", "Accept-Encoding": "identity"} | key
 
 
 async def ask(client: httpx.AsyncClient, out: Outgoing, *, start: float, timeout_seconds: float) -> RequestRecord:

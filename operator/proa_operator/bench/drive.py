@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import httpx
 import numpy as np
 
 from proa_operator.bench.client import Endpoint, Outgoing, ask, outgoing
+from proa_operator.bench.connections import Connections
 from proa_operator.bench.prompt import TokenDensity, prompt_text
 from proa_operator.bench.record import RequestRecord
 from proa_operator.bench.workload import RequestPlan
@@ -29,7 +29,7 @@ class Driver:
     """One run against one endpoint. `seconds` stops the sending, not the reading: every answer is awaited (each
     bounded by the endpoint's timeout). `on_end` is called after each request."""
 
-    client: httpx.AsyncClient
+    connections: Connections
     endpoint: Endpoint
     density: TokenDensity
     seed: int
@@ -40,6 +40,7 @@ class Driver:
         """Keeps `concurrency` requests in flight; ignores due times."""
         source = iter(plans)
         ready = [self._prepare(plan) for _, plan in zip(range(concurrency), source, strict=False)]
+        await self.connections.warm(len(ready), self.endpoint.timeout_seconds)
         start = time.perf_counter()
         records: list[RequestRecord] = []
         async with asyncio.TaskGroup() as tasks:
@@ -75,10 +76,11 @@ class Driver:
 
     def _prepare(self, plan: RequestPlan, due_seconds: float | None = None) -> Outgoing:
         prompt = prompt_text(plan, self.density, self.seed)
-        return outgoing(self.client, self.endpoint, prompt, plan.output_tokens, plan.request_idx, due_seconds)
+        return outgoing(self.endpoint, prompt, plan.output_tokens, plan.request_idx, due_seconds)
 
     async def _ask(self, out: Outgoing, start: float, records: list[RequestRecord]) -> None:
-        record = await ask(self.client, out, start=start, timeout_seconds=self.endpoint.timeout_seconds)
+        async with self.connections.lease() as client:
+            record = await ask(client, out, start=start, timeout_seconds=self.endpoint.timeout_seconds)
         records.append(record)
         self.on_end(record)
 

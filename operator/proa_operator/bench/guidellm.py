@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 
 from proa_operator.bench.errors import BenchError
-from proa_operator.bench.measure import Slo, Summary, e2e_seconds, summarize, tpot_seconds, ttft_seconds
+from proa_operator.bench.measure import (
+    Slo,
+    Summary,
+    distribution_ms,
+    e2e_seconds,
+    itl_seconds,
+    summarize,
+    tpot_seconds,
+    ttft_seconds,
+)
 from proa_operator.bench.record import RequestRecord, Status
 
 REPORT_VERSION = 2
-PERCENTILES = ("p25", "p50", "p90", "p99")
+POINTS = ("p25", "p50", "p90", "p99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,21 +137,21 @@ def _per_request(report: GuidellmReport) -> list[Deviation]:
 
 
 def _aggregates(report: GuidellmReport) -> list[Deviation]:
-    ours = report.summary()
-    found = []
-    for name, mine, key, unit in (
-        ("TTFT", ours.ttft_ms, "time_to_first_token_ms", 1),
-        ("ITL", ours.itl_ms, "inter_token_latency_ms", 1),
-        ("E2E", ours.e2e_ms, "request_latency", 1000),
-    ):
-        assert mine is not None, f"no request ended ok: no {name}"
-        stated = report.stated[key]["successful"]
-        found.append(Deviation(name=f"{name} mean", ours=mine.mean, theirs=stated["mean"] * unit))
-        for point in PERCENTILES:
-            theirs = stated["percentiles"][point] * unit
-            found.append(Deviation(name=f"{name} {point}", ours=getattr(mine, point), theirs=theirs))
     ok = [record for record in report.records if record.status is Status.OK]
-    per_token = 1000 * sum(map(e2e_seconds, ok)) / ours.output_tokens
+    found = []
+    for name, values, key, unit in (
+        ("TTFT", [ttft_seconds(r) for r in ok], "time_to_first_token_ms", 1),
+        ("ITL", [gap for r in ok for gap in itl_seconds(r)], "inter_token_latency_ms", 1),
+        ("E2E", [e2e_seconds(r) for r in ok], "request_latency", 1000),
+    ):
+        ours = distribution_ms(values, method="inverted_cdf")  # guidellm's rule: a measured value, no interpolation
+        assert ours is not None, f"no request ended ok: no {name}"
+        stated = report.stated[key]["successful"]
+        found.append(Deviation(name=f"{name} mean", ours=ours.mean, theirs=stated["mean"] * unit))
+        for point in POINTS:
+            theirs = stated["percentiles"][point] * unit
+            found.append(Deviation(name=f"{name} {point}", ours=getattr(ours, point), theirs=theirs))
+    per_token = 1000 * sum(map(e2e_seconds, ok)) / sum(record.output_tokens for record in ok)
     theirs = report.stated["time_per_output_token_ms"]["successful"]["mean"]
     return [*found, Deviation(name="E2E per output token mean", ours=per_token, theirs=theirs)]
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def tpot_seconds(record: RequestRecord) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """Milliseconds; percentiles as `np.percentile` computes them by default (linear interpolation)."""
+    """Milliseconds."""
 
     count: int
     mean: float
@@ -56,12 +57,17 @@ class Distribution:
     p99: float
 
 
-def distribution_ms(values_seconds: Sequence[float]) -> Distribution | None:
-    """Summary of values given in seconds; None when there are none."""
+def distribution_ms(
+    values_seconds: Sequence[float], method: Literal["linear", "inverted_cdf"] = "linear"
+) -> Distribution | None:
+    """Summary of values given in seconds; None when there are none.
+
+    Percentiles as `np.percentile` computes them: by linear interpolation as in vLLM, unless `method` says otherwise.
+    """
     if not values_seconds:
         return None
     values_ms = np.asarray(values_seconds) * 1000
-    p25, p50, p90, p99 = (float(p) for p in np.percentile(values_ms, PERCENTILES))
+    p25, p50, p90, p99 = (float(p) for p in np.percentile(values_ms, PERCENTILES, method=method))
     return Distribution(count=len(values_ms), mean=float(values_ms.mean()), p25=p25, p50=p50, p90=p90, p99=p99)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from proa_operator.bench.client import Endpoint, ask, http_error_text, open_client, outgoing
+from proa_operator.bench.client import Endpoint, ask, headers, http_error_text, outgoing
+from proa_operator.bench.connections import Connections
 from proa_operator.bench.errors import EndpointError
 from proa_operator.bench.prompt import TokenDensity, fit_density, words
 from proa_operator.bench.record import RequestRecord, Status
@@ -21,8 +22,8 @@ async def served_model(url: str, api_key: str | None) -> str:
     """
     endpoint = Endpoint(url=url, model="", api_key=api_key)
     try:
-        async with open_client(endpoint) as client:
-            response = await client.get("/v1/models", timeout=MODELS_SECONDS)
+        async with Connections(endpoint) as connections, connections.lease() as client:
+            response = await client.get(f"{url}/v1/models", headers=headers(endpoint), timeout=MODELS_SECONDS)
             response.raise_for_status()
             names = [str(entry["id"]) for entry in response.json()["data"]]
     except httpx.HTTPStatusError as error:
@@ -37,24 +38,27 @@ async def served_model(url: str, api_key: str | None) -> str:
     return names[0]
 
 
-async def measure_density(client: httpx.AsyncClient, endpoint: Endpoint, num_tokens: int, seed: int) -> TokenDensity:
+async def measure_density(connections: Connections, endpoint: Endpoint, num_tokens: int, seed: int) -> TokenDensity:
     """Tokens per word and per template, from two short requests whose longer prompt has about `num_tokens` words.
 
     Raises EndpointError when a probe fails; the message has the server's reason.
     """
     low, high = PROBE_WORDS
     num_words = min(max(num_tokens, low), high)
-    probes = [(count, await _prompt_tokens(client, endpoint, count, seed)) for count in (num_words // 4, num_words)]
+    probes = [
+        (count, await _prompt_tokens(connections, endpoint, count, seed)) for count in (num_words // 4, num_words)
+    ]
     try:
         return fit_density(*probes)
     except ValueError as error:
         raise EndpointError(f"{endpoint.url} reports wrong usage: {error}; its prompt_tokens must count") from error
 
 
-async def _prompt_tokens(client: httpx.AsyncClient, endpoint: Endpoint, num_words: int, seed: int) -> int:
+async def _prompt_tokens(connections: Connections, endpoint: Endpoint, num_words: int, seed: int) -> int:
     # NOTE: the seed has three parts, prompts have two more after theirs: a probe never shares text with the load.
-    out = outgoing(client, endpoint, words(num_words, [seed, num_words, 1 << 21]), PROBE_OUTPUT_TOKENS, 0)
-    record = await ask(client, out, start=0.0, timeout_seconds=endpoint.timeout_seconds)
+    out = outgoing(endpoint, words(num_words, [seed, num_words, 1 << 21]), PROBE_OUTPUT_TOKENS, 0)
+    async with connections.lease() as client:
+        record = await ask(client, out, start=0.0, timeout_seconds=endpoint.timeout_seconds)
     if record.status is not Status.OK:
         raise EndpointError(_probe_failed(endpoint, record, num_words))
     return record.input_tokens

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from proa_operator.bench.client import Endpoint, open_client
+from proa_operator.bench.client import Endpoint
+from proa_operator.bench.connections import Connections
 from proa_operator.bench.drive import Driver, Run, poisson_times
 from proa_operator.bench.measure import Slo, Summary, summarize
 from proa_operator.bench.probe import measure_density
@@ -69,12 +70,12 @@ class Session:
     async def _measure_one(self, pair_idx: int, load_idx: int, load: Load) -> Measured:
         target, endpoint = self.pairs[pair_idx]
         text_seed = self.text_seed + TEXT_SEED_STEP * (len(self.pairs) * load_idx + pair_idx)
-        async with open_client(endpoint) as client:
+        async with Connections(endpoint) as connections:
             first = next(plans(load, self.seed))
-            density = await measure_density(client, endpoint, first.input_tokens, text_seed)
+            density = await measure_density(connections, endpoint, first.input_tokens, text_seed)
             self.on_start(target, load)
             driver = Driver(
-                client=client,
+                connections=connections,
                 endpoint=endpoint,
                 density=density,
                 seed=text_seed,
