@@ -145,7 +145,7 @@ async def test_exit_code_2_is_the_users_to_fix(process: Callable[..., Process], 
 
 async def test_a_process_that_never_serves_is_given_up(process: Callable[..., Process], tmp_path: Path) -> None:
     child = _child(process("crash"), tmp_path)
-    with pytest.raises(ServeError, match=r"ended 5 times before it served, last with exit code 3: read .*\.log"):
+    with pytest.raises(ServeError, match=r"5 times before it served, last with exit code 3 \(hello from \d+\): read .*\.log"):
         await _until(child.keep_alive())
     assert child.num_restarts == 4
 

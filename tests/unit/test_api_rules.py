@@ -12,6 +12,7 @@ import pytest
 import yaml
 from celpy import celtypes
 from proa_operator.api.load import load
+from proa_operator.api.reference import reference
 from proa_operator.api.rule import Breach, Rule, breaches, transition_breaches
 from proa_operator.api.rules import RULES, TRANSITION_RULES
 from proa_operator.api.service import DisaggregatedService
@@ -160,3 +161,8 @@ def test_a_rule_on_an_unknown_field_is_refused() -> None:
     rule = Rule(path="spec.modle", field="uri", cel="true", holds=lambda model: True, message="")
     with pytest.raises(ValueError, match="modle"):
         list(breaches(_service(), [rule]))
+
+
+def test_the_reference_in_the_docs_is_current() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    assert manual.split("<!-- reference -->\n")[1] == reference(), "run python -m proa_operator.api.reference"

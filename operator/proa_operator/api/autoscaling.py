@@ -53,7 +53,7 @@ class Autoscaling(Noun):
     """Bounds and tempo of the autoscaler."""
 
     mode: Mode = Mode.DISABLED
-    """Active, Advisory or Disabled."""
+    """Active scales, Advisory only recommends."""
     prefill: Bounds = Bounds()
     """Bounds of the prefill pool."""
     decode: Bounds = Bounds()

@@ -31,7 +31,7 @@ class Engine(Noun):
     """Which engine runs, from which image, with which extra arguments."""
 
     type: EngineType = EngineType.VLLM
-    """vllm, native or sim."""
+    """vllm in production; native is Proa's own torch engine, sim a cost model with deterministic tokens."""
     image: str = ""
     """Container image, by digest; empty takes the chart's."""
     args: tuple[str, ...] = ()

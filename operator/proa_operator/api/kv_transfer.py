@@ -28,8 +28,8 @@ class KvTransfer(Noun):
     """How KV blocks travel and for how long a prefill worker keeps them."""
 
     backend: Backend = Backend.AUTO
-    """auto, tcp, nixl or mori; shm in local mode."""
+    """What moves the blocks; auto takes the fastest that both sides have, shm works with `proa up` only."""
     lease_seconds: Positive = 30
-    """Time a prefill worker keeps blocks that nobody has fetched."""
+    """Time without progress after which a hand-off is given up and its blocks are freed."""
     failure_policy: FailurePolicy = FailurePolicy.RECOMPUTE
-    """recompute or fail."""
+    """After a failed hand-off the decode worker computes the prompt itself, or the request fails."""

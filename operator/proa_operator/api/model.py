@@ -27,7 +27,7 @@ class ModelCache(Noun):
     storage_class: str = ""
     """Storage class of the claim; empty takes the cluster's default."""
     size: Quantity = "100Gi"
-    """Size of the claim."""
+    """Size of the claim, such as 800Gi."""
 
 
 class Model(Noun):

@@ -35,11 +35,7 @@ def _number_to_text(value: Any) -> Any:
 Quantity = Annotated[
     str,
     BeforeValidator(_number_to_text),
-    Field(
-        pattern=QUANTITY,
-        json_schema_extra={"x-kubernetes-int-or-string": True},
-        description="A Kubernetes quantity such as 800Gi.",
-    ),
+    Field(pattern=QUANTITY, json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
 # NOTE: short maximum lengths keep the cost of CEL rules within the API server's budget.
 Ratio = Annotated[str, Field(max_length=16)]

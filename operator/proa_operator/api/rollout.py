@@ -36,6 +36,6 @@ class Rollout(Noun):
     no_progress_seconds: Positive = 1800
     """Time without any progress after which the rollout has failed; loading counts as progress."""
     on_failure: OnFailure = OnFailure.ROLLBACK
-    """Rollback or Pause."""
+    """A failed rollout is taken back, or stays as it is."""
     analysis: Analysis = Analysis()
     """Numbers that a new revision must keep."""

@@ -25,8 +25,8 @@ class Security(Noun):
     """Pod security profile, network policies and encryption between the parts."""
 
     profile: Profile = Profile.RESTRICTED
-    """Restricted or Rdma."""
+    """Restricted passes the restricted Pod Security level, Rdma adds only what RDMA needs."""
     network_policy: NetworkPolicy = NetworkPolicy.STRICT
-    """Strict or Disabled."""
+    """Strict lets only the known flows through."""
     mtls: bool = False
     """Encrypt and authenticate gateway, workers and operator with certificates."""

@@ -64,7 +64,7 @@ class ServiceSpec(Noun):
     """What is served, with what, in which pools."""
 
     topology: Topology = Topology.DISAGGREGATED
-    """Disaggregated or Aggregated; switchable while serving."""
+    """Two pools with a hand-off between them, or one pool whose groups do both; switchable while serving."""
     model: Model
     """The served model."""
     engine: Engine = Engine()
@@ -97,9 +97,9 @@ class DisaggregatedService(Noun):
     """A mixture-of-experts model served with prefill and decode in separate pools."""
 
     api_version: Literal["proa.dev/v1alpha1"]
-    """proa.dev/v1alpha1."""
+    """Group and version of the API."""
     kind: Literal["DisaggregatedService"]
-    """DisaggregatedService."""
+    """Kind of the object."""
     metadata: Metadata
     """Name and labels."""
     spec: ServiceSpec

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from proa_operator.cli import params
 from proa_operator.cli.ask import ask
+from proa_operator.cli.local_options import local_options
 from proa_operator.cli.up import invitation
 from proa_operator.errors import PlanError
-from proa_operator.local.options import Options
 from proa_operator.local.prepare import prepare
 from proa_operator.local.process import LocalPlan
 from proa_operator.local.serve import serve
 from proa_operator.local.view import PlainView
 
-QUESTION = "Sort these numbers: 7 3 9 1"
+QUESTION = "What is a proa?"
 MANIFEST = "tiny.yaml"
 
 
@@ -34,13 +34,14 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the answer (exit code 0).")] = False,
 ) -> None:
     """Serve the bundled model, ask it one question, print the answer as it streams, with TTFT and tokens/s."""
-    options = Options(
+    options = local_options(
         prefill=prefill,
         decode=decode,
-        is_aggregated=aggregated,
+        aggregated=aggregated,
         workers=workers,
+        host="127.0.0.1",
         port=port,
-        device=device.value,
+        device=device,
     )
     plan = prepare(_manifest(), options)
     console = Console()

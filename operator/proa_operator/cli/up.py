@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from proa_operator.cli import params
-from proa_operator.local.options import Options
+from proa_operator.cli.local_options import local_options
 from proa_operator.local.prepare import prepare
 from proa_operator.local.process import LocalPlan
 from proa_operator.local.serve import serve
@@ -35,14 +35,14 @@ def up(
 
     Workers that end are started again. The first Ctrl-C lets running requests finish, a second one does not.
     """
-    options = Options(
+    options = local_options(
         prefill=prefill,
         decode=decode,
-        is_aggregated=aggregated,
+        aggregated=aggregated,
         workers=workers,
         host=host,
         port=port,
-        device=device.value,
+        device=device,
     )
     plan = prepare(file, options, state_dir)
     if dry_run:

@@ -75,8 +75,8 @@ class Child:
             num_failures = 1 if has_served else num_failures + 1
             if num_failures >= self._max_failed_starts and not has_ever_served:
                 raise ServeError(
-                    f"{self.process.name} ended {num_failures} times before it served, last with {_how(code)}: "
-                    f"read {self.log_path}"
+                    f"{self.process.name} ended {num_failures} times before it served, last with {_how(code)} "
+                    f"({self.last_words()}): read {self.log_path}"
                 )
             await self._pause(num_failures, code)
         self._enter(State.STOPPED)
@@ -105,7 +105,7 @@ class Child:
             log.seek(self._log_offset)
             lines = log.read()[-4096:].decode(errors="replace").split("\n")
         written = [line.strip() for line in lines if line.strip()]
-        return written[-1] if written else f"ended without a word, see {self.log_path}"
+        return written[-1] if written else "without a word"
 
     async def _live(self) -> tuple[int, bool]:
         """One life of the process: (exit code, whether it has served)."""

@@ -24,6 +24,8 @@ class Options:
     """Port of the gateway."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    num_cores: int = 0
+    """CPU cores to share among the workers' compute threads; 0 leaves the number of threads to torch."""
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode", "workers"):

@@ -28,6 +28,8 @@ def plan(
     spec = service.spec
     refuse(spec)
     port = gateway_port(service, options)
+    roles = worker_roles(spec, options)
+    num_threads = max(1, options.num_cores // len(roles)) if options.num_cores else 0
     workers = tuple(
         worker_process(
             spec,
@@ -37,8 +39,9 @@ def plan(
             model=model,
             ports=WorkerPorts.take(next_port),
             device=options.device,
+            num_threads=num_threads,
         )
-        for name, role in worker_roles(spec, options)
+        for name, role in roles
     )
     gateway = gateway_process(
         spec,

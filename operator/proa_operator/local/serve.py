@@ -15,7 +15,7 @@ from proa_operator.local.view import View
 async def serve(plan: LocalPlan, view: View, while_serving: Callable[[], Awaitable[None]]) -> None:
     """Starts all processes, awaits `while_serving` once all serve, then stops; SIGINT and SIGTERM stop at any time.
 
-    Raises ProaError: of a process that could not be started, or of `while_serving`.
+    Raises ProaError of a process that could not be started, and whatever `while_serving` raises.
     """
     supervisor = Supervisor(plan, view.changed)
     follow = asyncio.create_task(view.follow(supervisor.children.values()))
@@ -30,9 +30,10 @@ async def serve(plan: LocalPlan, view: View, while_serving: Callable[[], Awaitab
         finally:
             for task in (visit, follow):
                 task.cancel()
-            visited, _ = await asyncio.gather(visit, follow, return_exceptions=True)
-    if isinstance(visited, BaseException) and not isinstance(visited, asyncio.CancelledError):
-        raise visited
+            ends = await asyncio.gather(visit, follow, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+            raise end
 
 
 async def _visit(supervisor: Supervisor, while_serving: Callable[[], Awaitable[None]]) -> None:
