@@ -76,14 +76,6 @@ def test_stop_string_ends_before_itself(native) -> None:
     assert cut.text == free[: free.index(stop)]
 
 
-def test_completion_logprobs(native) -> None:
-    choice = native.client().completions.create(**TEXT, max_tokens=4, temperature=0, logprobs=2).choices[0]
-    assert len(choice.logprobs.tokens) == len(choice.logprobs.token_logprobs) == 4
-    for token_logprob, top in zip(choice.logprobs.token_logprobs, choice.logprobs.top_logprobs, strict=True):
-        assert token_logprob <= 0
-        assert max(top.values()) == pytest.approx(token_logprob)  # greedy: the chosen token is the likeliest
-
-
 def test_chat_logprobs(native) -> None:
     choice = (
         native.client()
@@ -91,7 +83,9 @@ def test_chat_logprobs(native) -> None:
         .choices[0]
     )
     assert len(choice.logprobs.content) == 3
-    assert all(len(token.top_logprobs) == 3 for token in choice.logprobs.content)
+    for token in choice.logprobs.content:
+        assert len(token.top_logprobs) == 3
+        assert token.top_logprobs[0].logprob == token.logprob <= 0  # greedy: the chosen token is the likeliest
 
 
 def test_json_schema_is_followed(native) -> None:

@@ -21,7 +21,8 @@ def make_requests(num: int, seed: int) -> list[dict[str, object]]:
         own = " ".join(pick.choices(WORDS, k=pick.choice([1, 5, 20, 60, 200])))
         prompt = f"{pick.choice(shared)} {own}" if pick.random() < 0.35 else own
         sampling = {"temperature": 0} if i % 2 else {"temperature": 0.9, "top_p": 0.9, "seed": i}
-        requests.append({"prompt": prompt, "max_tokens": pick.randint(1, 24), **sampling})
+        messages = [{"role": "user", "content": prompt}]
+        requests.append({"messages": messages, "max_tokens": pick.randint(1, 24), **sampling})
     return requests
 
 
@@ -29,10 +30,8 @@ def run_all(service, requests: list[dict[str, object]], model: str) -> list[list
     """Tokens of every answer (from its logprobs), 16 requests at a time."""
 
     def one(request: dict[str, object]) -> list[str]:
-        client = service.client()
-        choice = client.completions.create(model=model, logprobs=0, **request).choices[0]
-        assert choice.logprobs.tokens
-        return choice.logprobs.tokens
+        choice = service.client().chat.completions.create(model=model, logprobs=True, **request).choices[0]
+        return [token.token for token in choice.logprobs.content]
 
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(one, requests))

@@ -146,7 +146,7 @@ def test_fetched_rows_are_used_and_only_the_last_token_is_computed() -> None:
     assert len(blocks) == 2
     scheduler.fetched(seq.seq_id, is_good=True)
     assert shape(scheduler.schedule().plan) == [(1, 6, 1)]
-    assert seq.num_cached == 6
+    assert (seq.num_fetched, seq.num_cached) == (6, 0)
 
 
 def test_failed_fetch_recomputes_or_ends_with_an_error() -> None:

@@ -40,6 +40,7 @@ class Metrics:
         self.generation_tokens = self._counter("vllm:generation_tokens", "Sampled tokens.")
         self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up.")
         self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.")
+        self.fetched_tokens = self._counter("vllm:external_prefix_cache_hits", "Prompt tokens fetched from a peer.")
         self.success = Counter(
             "vllm:request_success", "Finished outputs.", (*LABELS, "finished_reason"), registry=self.registry
         )

@@ -122,7 +122,8 @@ class Scheduler:
             self.pool.release(seq.drop_blocks())
             return None
         if is_good:
-            seq.num_computed = seq.num_cached = max(seq.num_computed, seq.num_remote_tokens)
+            seq.num_fetched = seq.num_remote_tokens - seq.num_computed
+            seq.num_computed = seq.num_remote_tokens
             self._publish(seq)
         elif not may_recompute:
             self._finish(seq)
@@ -194,7 +195,8 @@ class Scheduler:
         seq.append_blocks(self.pool.allocate(max(num_needed, 0)))
         seq.num_computed = len(cached) * size
         seq.num_published = len(cached)
-        seq.num_cached = seq.num_computed
+        if not seq.num_preemptions:
+            seq.num_cached = seq.num_computed
         if seq.num_remote_tokens > seq.num_computed:
             seq.phase = Phase.FETCHING
             self.fetching[seq.seq_id] = seq

@@ -49,7 +49,8 @@ class Sequence:
     leader: Sequence | None = None
     phase: Phase = Phase.WAITING
     num_computed: int = 0
-    num_cached: int = 0
+    num_cached: int = 0  # prompt tokens found in the local prefix cache
+    num_fetched: int = 0  # prompt tokens whose rows came from a peer
     num_preemptions: int = 0
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)

@@ -72,10 +72,11 @@ class KvControl(pb_grpc.KvControlServicer):
         return pb.KvAbortReply()
 
     async def Completions(self, request: pb.CompletionsRequest, context: Any) -> AsyncIterator[pb.Completion]:
-        """Endings from now on; a client that falls far behind is cut off (Saturated)."""
+        """Endings from the initial metadata on; a client that falls far behind is cut off (Saturated)."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Queue[Lease] = asyncio.Queue()
         with self._holder.listening(lambda lease: loop.call_soon_threadsafe(ended.put_nowait, lease)):
+            await context.send_initial_metadata(())
             while ended.qsize() <= MAX_UNREAD_COMPLETIONS:
                 lease = await ended.get()
                 assert lease.outcome is not None

@@ -96,6 +96,7 @@ class _Clock:
         metrics.prompt_length.observe(self._seq.num_prompt)
         metrics.prefix_queries.inc(self._seq.num_prompt)
         metrics.prefix_hits.inc(self._seq.num_cached)
+        metrics.fetched_tokens.inc(self._seq.num_fetched)
 
     def _ended(self, finish: Finish, now: float, metrics: Metrics) -> None:
         metrics.finished(finish.reason)
