@@ -19,6 +19,7 @@ from proa_operator.bench.measure import Distribution, Slo, Summary
 from proa_operator.bench.session import Measured
 
 LATENCIES = (("TTFT", "ttft_ms"), ("ITL", "itl_ms"), ("TPOT", "tpot_ms"), ("E2E", "e2e_ms"))
+LATE_MS = 50.0  # a burst of a recorded trace takes some milliseconds to write
 COMPARED = (
     "tok/s\n/worker", "tok/s\n/user", "TTFT\np50", "\np99", "TPOT\np50", "\np99", "good\nreq/s", "failed\nor cut",
 )  # fmt: skip
@@ -66,7 +67,7 @@ def counts_text(s: Summary) -> str:
     ]
     if s.goodput_per_second is not None and s.slo_attainment is not None:
         lines.append(f"goodput {s.goodput_per_second:.2f} requests/s; SLO met by {s.slo_attainment:.1%} of requests")
-    if s.late_ms is not None and s.late_ms.p99 > 10:
+    if s.late_ms is not None and s.late_ms.p99 > LATE_MS:
         lines.append(f"sent late by {s.late_ms.p99:.0f} ms (p99): this machine is too slow for the rate")
     lines += [f"{count} x {error}" for error, count in s.errors[:3]]
     return "\n".join(lines)
