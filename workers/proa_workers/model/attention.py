@@ -58,11 +58,11 @@ class GqaAttention:
     ) -> torch.Tensor:
         """Write the tokens' k and v, attend, project; returns [T, M]."""
         qkv_TND = F.linear(x_TM, self.qkv_NDM).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
-        qk_TND, v_TKD = qkv_TND.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], 1)
+        qk_TND, v_TKD = qkv_TND.split_with_sizes([self.num_heads + self.num_kv_heads, self.num_kv_heads], 1)
         if self.qk_norm_ND is not None:
             qk_TND = F.rms_norm(qk_TND, (self.head_dim,), None, self.eps) * self.qk_norm_ND
         qk_TND = rotate(qk_TND, rotation)
-        q_THD, k_TKD = qk_TND.split([self.num_heads, self.num_kv_heads], 1)
+        q_THD, k_TKD = qk_TND.split_with_sizes([self.num_heads, self.num_kv_heads], 1)
         kv.write(batch.row_ids_LP[2 * self.layer], k_TKD)
         kv.write(batch.row_ids_LP[2 * self.layer + 1], v_TKD)
         attended = self._attend(q_THD, batch, kv, arms)

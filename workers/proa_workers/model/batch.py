@@ -122,7 +122,7 @@ class Packed:
         buffer = torch.from_numpy(np.concatenate([a.ravel() for a in self._arrays.values()]))
         if device.type == "cuda":
             buffer = buffer.pin_memory().to(device, non_blocking=True)
-        parts = buffer.split([a.size for a in self._arrays.values()])
+        parts = buffer.split_with_sizes([a.size for a in self._arrays.values()])
         return {n: p.view(a.shape) for (n, a), p in zip(self._arrays.items(), parts, strict=True)}
 
 

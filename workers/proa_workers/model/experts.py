@@ -49,7 +49,7 @@ def run_looped(
 ) -> torch.Tensor:
     """Pair by pair: least work for a handful of pairs; reads the ids on the host, so it is for CPU tensors."""
     rows = []
-    for x_1M, weights, ids in zip(x_TM.split(1), weights_TA.tolist(), ids_TA.tolist(), strict=True):
+    for x_1M, weights, ids in zip(torch.split(x_TM, 1), weights_TA.tolist(), ids_TA.tolist(), strict=True):
         out_1M = torch.zeros_like(x_1M, dtype=torch.float32)
         for weight, e in zip(weights, ids, strict=True):
             w13_FM, w2_MI = experts.per_expert[e]
@@ -69,7 +69,7 @@ def run_grouped(
     hidden_NI = swiglu(F.grouped_mm(gathered_NM, experts.w13_EMF, offs=ends_E))
     out_NM = F.grouped_mm(hidden_NI, experts.w2_EIM, offs=ends_E)
     pairs_NM = torch.empty_like(out_NM).index_copy_(0, order_N, out_NM)
-    return torch.bmm(weights_TA.to(x_TM.dtype)[:, None], pairs_NM.unflatten(0, (-1, num_active)))[:, 0]
+    return torch.bmm(weights_TA.to(x_TM.dtype)[:, None], pairs_NM.view(-1, num_active, pairs_NM.shape[1]))[:, 0]
 
 
 ExpertsFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, ExpertWeights], torch.Tensor]

@@ -70,6 +70,9 @@ def read_config(folder: Path) -> ModelConfig:
     keys.refuse("hidden_act", "silu")
     keys.refuse("attention_bias", False)
     keys.refuse("mlp_bias", False)
+    quantization = Keys(keys.get("quantization_config", {}), f"{keys.where}: quantization_config")
+    quantization.refuse("quant_method", "fp8")
+    quantization.refuse("weight_block_size", [128, 128])
     try:
         parts = build(keys)
         return ModelConfig(architecture=names[0], **_common(keys), **_token_ids(folder, keys), **parts)

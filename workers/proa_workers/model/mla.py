@@ -46,9 +46,8 @@ class MlaAttention:
         assert mla is not None
         has_pairs, rank = config.rope.has_adjacent_pairs, mla.q_lora_rank
         q_name, q_in = ("q_proj", hidden) if rank is None else ("q_b_proj", rank)
-        q = _pair_heads(
-            source.take(f"{prefix}.{q_name}.weight", (heads * mla.qk_head_dim, q_in)), mla, heads, has_pairs
-        )
+        q_whole = source.take(f"{prefix}.{q_name}.weight", (heads * mla.qk_head_dim, q_in))
+        q = q_whole if has_pairs else _pair_heads(q_whole, mla, heads)
         down = q if rank is None else source.take(f"{prefix}.q_a_proj.weight", (rank, hidden))
         kv_down = source.take(f"{prefix}.kv_a_proj_with_mqa.weight", (mla.latent_dim, hidden))
         kv_up_shape = (heads * (mla.qk_nope_head_dim + mla.v_head_dim), mla.kv_lora_rank)
@@ -89,9 +88,8 @@ class MlaAttention:
         """Queries [T, H, U + O] with their last O dims rotated; the latent rows go to the cache."""
         mla = self.mla
         down_TF = F.linear(x_TM, self.down_FM)
-        q, latent_TR, key_TO = down_TF.split(
-            [down_TF.shape[1] - mla.latent_dim, mla.kv_lora_rank, mla.qk_rope_head_dim], 1
-        )
+        q_width = down_TF.shape[1] - mla.latent_dim
+        q, latent_TR, key_TO = down_TF.split_with_sizes([q_width, mla.kv_lora_rank, mla.qk_rope_head_dim], 1)
         if self.q_norm is not None and self.q_up is not None:
             q = F.linear(self.q_norm.forward(q), self.q_up)
         q_THD = q.view(-1, self.num_heads, mla.qk_head_dim)
@@ -103,8 +101,9 @@ class MlaAttention:
     def _expand(self, latents_BSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys [B, H, S, U + O] and values [B, H, S, V] of latent rows."""
         mla = self.mla
-        up_BSHx = F.linear(latents_BSC[..., : mla.kv_lora_rank], self.kv_up_HxR).unflatten(-1, (self.num_heads, -1))
-        k_BSHU, v_BSHV = up_BSHx.split([mla.qk_nope_head_dim, mla.v_head_dim], -1)
+        up_BSHx = F.linear(latents_BSC[..., : mla.kv_lora_rank], self.kv_up_HxR)
+        up_BSHx = up_BSHx.view(*latents_BSC.shape[:2], self.num_heads, -1)
+        k_BSHU, v_BSHV = up_BSHx.split_with_sizes([mla.qk_nope_head_dim, mla.v_head_dim], -1)
         rotated_BSHO = latents_BSC[:, :, None, mla.kv_lora_rank :].expand(-1, -1, self.num_heads, -1)
         return torch.cat([k_BSHU, rotated_BSHO], -1).transpose(1, 2), v_BSHV.transpose(1, 2)
 
@@ -120,10 +119,8 @@ class MlaAttention:
         return out_HBV.transpose(0, 1).flatten(1)
 
 
-def _pair_heads(q_weight: torch.Tensor, mla: MlaConfig, num_heads: int, has_pairs: bool) -> torch.Tensor:
+def _pair_heads(q_weight: torch.Tensor, mla: MlaConfig, num_heads: int) -> torch.Tensor:
     """Rows of the query projection with every head's rotated dims as adjacent pairs."""
-    if has_pairs:
-        return q_weight
     order = torch.cat([torch.arange(mla.qk_nope_head_dim), mla.qk_nope_head_dim + pair_order(mla.qk_rope_head_dim)])
     return q_weight.view(num_heads, mla.qk_head_dim, -1)[:, order].flatten(0, 1)
 

@@ -60,7 +60,7 @@ class Gate:
 
 def keep_best_groups(choice_TE: torch.Tensor, moe: MoeConfig) -> torch.Tensor:
     """Scores with -inf outside each token's `top_groups` best groups (DeepSeek's node-limited routing)."""
-    grouped = choice_TE.unflatten(1, (moe.num_groups, -1))
+    grouped = choice_TE.view(choice_TE.shape[0], moe.num_groups, -1)
     rating = grouped.amax(-1) if moe.group_score == "max" else grouped.topk(2, dim=-1).values.sum(-1)
     kept = rating.topk(moe.top_groups, sorted=False).indices
     is_dropped = torch.ones_like(rating, dtype=torch.bool).scatter_(1, kept, False)

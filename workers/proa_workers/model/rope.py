@@ -23,7 +23,7 @@ def rotation_table(rope: RopeConfig, max_position: int, device: torch.device) ->
 
 def rotate(x_THD: torch.Tensor, rotation_T1D: torch.Tensor) -> torch.Tensor:
     """Rotate all pairs of `x` in float32; `rotation` is complex [T, 1, D/2]. Returns a new tensor in x's dtype."""
-    pairs = torch.view_as_complex(x_THD.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(torch.unflatten(x_THD.float(), -1, (-1, 2)))
     return torch.view_as_real(pairs * rotation_T1D).flatten(-2).to(x_THD.dtype)
 
 

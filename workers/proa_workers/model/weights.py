@@ -23,7 +23,7 @@ FP8_BLOCK = 128
 SCALE_SUFFIX = "_scale_inv"
 FLOATS = {"F32", "F16", "BF16", "F8_E4M3"}
 # Buffers that older files carry and that follow from config.json.
-IGNORED_SUFFIXES = ("rotary_emb.inv_freq", SCALE_SUFFIX)
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 Progress = Callable[[float], None]
 
@@ -68,8 +68,8 @@ class CheckpointReader:
         if left:
             shown = ", ".join(sorted(left)[:3])
             raise CheckpointError(
-                f"{self._file_of[left[0]]}: {len(left)} unexpected tensors ({shown}); config.json describes another model:"
-                " download both again"
+                f"{self._file_of[left[0]]}: {len(left)} unexpected tensors ({shown}); config.json describes another"
+                " model: download both again"
             )
         if self._progress is not None:
             self._progress(1.0)

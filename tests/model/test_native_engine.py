@@ -1,0 +1,122 @@
+"""The engine around the decoder: settings, block memory, plans without logits, random weights, progress of dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from proa_workers.core.plan import StepPlan
+from proa_workers.engine.device_kv import DeviceKvMemory
+from proa_workers.engine.native import NativeEngine, NativeSettings, choose_arms
+from proa_workers.errors import SettingsError
+from proa_workers.kv.layout import BlockRun
+from proa_workers.kv.memory import probe_pattern
+from proa_workers.model.hf_config import read_config
+
+from tests.model.checkpoints import Harness, random_ids, shuffled_tables
+
+Checkpoint = Callable[[str], Path]
+OpenEngine = Callable[..., Harness]
+
+
+def test_info(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    info = open_engine(checkpoint("qwen3_moe"), dtype="auto", max_model_len=99).engine.info
+    assert (info.model_type, info.architecture, info.vocab_size) == ("qwen3_moe", "Qwen3MoeForCausalLM", 160)
+    assert (info.max_model_len, info.bos_token_id, info.dtype, info.device) == (99, 0, "float32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_model_len": 257}, r"max_model_len 257 is out of range; this model serves 1\.\.256"),
+        ({"max_model_len": 0}, "out of range"),
+        ({"num_blocks": 63}, r"holds 63 blocks of 4 tokens, but max_model_len 256 needs 64; raise"),
+        ({"num_blocks": None, "kv_bytes": 1 << 16}, r"needs 64; raise num_blocks or kv_bytes"),
+        ({"num_blocks": 64, "kv_bytes": 1 << 30}, "give one of them"),
+        ({"device": "cuda"}, "torch sees no GPU"),
+    ],
+)
+def test_refuses_settings(settings: dict[str, Any], says: str, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    if settings.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match=says):
+        open_engine(checkpoint("mixtral"), **settings)
+
+
+def test_kv_bytes_sizes_the_pool(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    kv = open_engine(checkpoint("mixtral"), num_blocks=None, kv_bytes=1 << 20).engine.kv
+    assert kv.num_blocks == (1 << 20) // kv.layout.block_bytes
+
+
+def test_blocks_moved_as_bytes_serve_another_engine(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    """Prefill in one engine, copy its blocks, decode in another: the logits are the same bits."""
+    first, second = (open_engine(checkpoint("deepseek_v3")) for _ in range(2))
+    ids, (table, other) = random_ids(14), shuffled_tables(2)
+    first.step(first.slice_of(ids, 0, 13, table))
+    for source, target in zip(table[:4], other[:4], strict=True):
+        second.engine.kv.write_run(BlockRun(int(target), 1), first.engine.kv.read_run(BlockRun(int(source), 1)))
+    moved = second.step(second.slice_of(ids, 13, 14, other))
+    assert torch.equal(moved, first.step(first.slice_of(ids, 13, 14, table)))
+    assert first.engine.kv.layout.compat_hash() == second.engine.kv.layout.compat_hash()
+
+
+def test_layouts_of_different_weights_differ(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    layouts = [open_engine(checkpoint(n)).engine.kv.layout for n in ("qwen3_moe", "qwen3_moe_mixed")]
+    assert layouts[0].block_shape == layouts[1].block_shape
+    assert layouts[0].compat_hash() != layouts[1].compat_hash()
+
+
+def test_plan_without_wanted_logits(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    harness, ids, (table,) = open_engine(checkpoint("qwen3")), random_ids(8), shuffled_tables(1)
+    piece = harness.slice_of(ids, 0, 8, table, wanted=False)
+    assert harness.engine.step(StepPlan(step_id=0, slices=(piece,))).sampled == (None,)
+
+
+def test_bfloat16_is_near_float32(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
+    ids, (table,) = random_ids(20), shuffled_tables(1)
+    exact, rounded = (
+        open_engine(checkpoint("mixtral"), dtype=dtype).logits_at_cuts(ids, (9, 10, 20), table)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert float((rounded - exact).norm() / exact.norm()) < 0.1
+
+
+def test_real_sampler_by_default(checkpoint: Checkpoint) -> None:
+    engine = NativeEngine.from_checkpoint(checkpoint("qwen3"), NativeSettings(device="cpu", num_blocks=64))
+    harness = Harness(engine, None)  # type: ignore[arg-type]
+    ids, (table,) = random_ids(8), shuffled_tables(1, num_blocks=8)
+    output = engine.step(StepPlan(step_id=0, slices=(harness.slice_of(ids, 0, 8, table % 64),)))
+    engine.close()
+    assert output.sampled[0] is not None
+
+
+def test_random_weights_are_seeded(checkpoint: Checkpoint) -> None:
+    config, settings = read_config(checkpoint("deepseek_v3")), NativeSettings(device="cpu", num_blocks=64)
+    made = [NativeEngine.with_random_weights(config, settings, seed=seed) for seed in (0, 0, 1)]
+    heads = [engine.decoder.head_VM for engine in made]
+    for engine in made:
+        engine.close()
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_device_memory_moves_bytes(checkpoint: Checkpoint) -> None:
+    """DeviceKvMemory with its tensor on the CPU."""
+    layout = read_config(checkpoint("mixtral")).kv_layout(dtype="bfloat16", block_tokens=4, identity="x")
+    memory = DeviceKvMemory(layout, 6, torch.bfloat16, torch.device("cpu"))
+    payload = bytes(i % 7 for i in range(2 * layout.block_bytes))
+    memory.write_run(BlockRun(3, 2), memoryview(payload))
+    assert bytes(memory.read_run(BlockRun(3, 2))) == payload
+    assert float(memory.pool[[0, 1, 2, 5]].abs().max()) == 0
+    assert bytes(memory.read_run(BlockRun(6, 1))) == probe_pattern(layout.block_bytes)
+    memory.close()
+    assert memory.shm_name is None
+
+
+def test_arms_by_device() -> None:
+    assert choose_arms(torch.device("cpu")).for_rows(4) == "looped"
+    assert choose_arms(torch.device("cpu")).for_rows(64) == "grouped"
+    assert choose_arms(torch.device("cuda")).for_rows(1) == "grouped"
