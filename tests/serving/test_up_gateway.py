@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,3 +155,21 @@ async def test_a_killed_worker_costs_no_request_and_comes_back(
         await asyncio.wait_for(supervisor.serving(), DEADLINE_SECONDS)
         assert await _statuses(local_plan, 5) == [200] * 5
         assert victim.num_restarts == 1
+
+
+async def test_a_stop_lets_a_running_stream_finish(make_plan: Callable[..., LocalPlan], faults: Path) -> None:
+    local_plan = make_plan()
+    first_text = asyncio.Event()
+    async with _serving(local_plan) as supervisor:
+        answer = asyncio.create_task(ask(local_plan.url, "toy", "abc", lambda text: first_text.set()))
+        await asyncio.wait_for(first_text.wait(), DEADLINE_SECONDS)
+        supervisor.ask_stop()
+        assert (await asyncio.wait_for(answer, DEADLINE_SECONDS)).num_tokens == 128
+
+
+async def test_an_idle_gateway_is_not_waited_for(make_plan: Callable[..., LocalPlan], faults: Path) -> None:
+    """By itself smg takes 6 s to stop, for load balancers that are not here."""
+    async with _serving(make_plan()) as supervisor:
+        supervisor.ask_stop()
+        started = time.monotonic()
+    assert time.monotonic() - started < 4.0

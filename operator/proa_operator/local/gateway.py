@@ -61,7 +61,7 @@ def gateway_process(
         needs=tuple(worker.name for worker in workers),
         drain_seconds=spec.drain.timeout_seconds + 5.0,
         # smg waits 5 s for load balancers before it ends; nothing balances here, so it may go once it is idle.
-        idle=IdleGauge(url=metrics_url, metric="smg_admission_inflight"),
+        idle=IdleGauge(url=metrics_url, metric="smg_http_connections_active"),
     )
 
 
