@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from proa_workers.model import attention, batch, mla, moe, rope
+from proa_workers.model import assemble, attention, mla, moe, rope
+from proa_workers.model.batch import Batch, PrefillChunk
 
 from tests.model.checkpoints import Harness, load_oracle, random_ids, shuffled_tables
 
@@ -65,20 +66,20 @@ def no_qk_norm(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_block_table(patch: pytest.MonkeyPatch) -> None:
-    genuine = batch._block_table
+    genuine = assemble.block_table
 
     def stale(*args: Any) -> Any:
         table = genuine(*args)
         table[:, 1] = table[:, 0]
         return table
 
-    patch.setattr(batch, "_block_table", stale)
+    patch.setattr(assemble, "block_table", stale)
 
 
 def late_position(patch: pytest.MonkeyPatch) -> None:
-    genuine = batch.build_batch
+    genuine = assemble.build_batch
 
-    def shifted(*args: Any) -> batch.Batch:
+    def shifted(*args: Any) -> Batch:
         made = genuine(*args)
         return replace(made, positions_T=made.positions_T + (1 if made.decodes else 0))
 
@@ -86,13 +87,13 @@ def late_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def future_keys(patch: pytest.MonkeyPatch) -> None:
-    genuine = batch._prefill_chunk
+    genuine = assemble._prefill_chunk
 
-    def open_mask(*args: Any) -> batch.PrefillChunk:
+    def open_mask(*args: Any) -> PrefillChunk:
         chunk = genuine(*args)
         return chunk if chunk.mask_TS is None else replace(chunk, mask_TS=torch.ones_like(chunk.mask_TS))
 
-    patch.setattr(batch, "_prefill_chunk", open_mask)
+    patch.setattr(assemble, "_prefill_chunk", open_mask)
 
 
 FAULTS: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [

@@ -99,7 +99,7 @@ def test_decode_batch_of_very_different_lengths_is_grouped(
     checkpoint: Checkpoint, open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With padding dear, decode rows fall into groups by length, and the logits stay the same."""
-    monkeypatch.setattr("proa_workers.model.batch.CHEAP_PADDED_ROWS", 8)
+    monkeypatch.setattr("proa_workers.model.assemble.CHEAP_PADDED_ROWS", 8)
     harness, tables = open_engine(checkpoint("deepseek_v3")), shuffled_tables(4)
     lengths = (3, 60, 5, 7)
     ids = [random_ids(n, seed) for seed, n in enumerate(lengths)]

@@ -11,7 +11,7 @@ import torch
 from proa_workers.core.plan import SeqSlice, StepPlan
 from proa_workers.engine.native import NativeEngine, NativeSettings
 from proa_workers.model.arms import Arms
-from proa_workers.model.batch import build_batch
+from proa_workers.model.assemble import build_batch
 from proa_workers.model.paged import PagedKv
 from safetensors.torch import load_file, save_file
 

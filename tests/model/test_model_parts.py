@@ -11,8 +11,8 @@ import torch
 from proa_workers.core.plan import SeqSlice, StepPlan
 from proa_workers.kv.layout import KvLayout
 from proa_workers.model.arms import REFERENCE, Arms
+from proa_workers.model.assemble import build_batch
 from proa_workers.model.attention import GqaAttention
-from proa_workers.model.batch import build_batch
 from proa_workers.model.config import MlaConfig, ModelConfig, MoeConfig, RopeConfig
 from proa_workers.model.experts import ExpertWeights, run_grouped, run_looped, run_reference
 from proa_workers.model.mla import MlaAttention

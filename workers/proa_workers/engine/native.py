@@ -17,7 +17,7 @@ from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import KvLayout
 from proa_workers.kv.memory import HostKvMemory, KvMemory
 from proa_workers.model.arms import Arms
-from proa_workers.model.batch import build_batch
+from proa_workers.model.assemble import build_batch
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.hf_config import read_config

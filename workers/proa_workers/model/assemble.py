@@ -1,0 +1,164 @@
+"""StepPlan -> Batch: index arrays made with numpy and sent to the device in one copy.
+
+Legend: B decode rows, N blocks of the longest sequence, X = B * kv heads, S keys. Nothing here reads from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from proa_workers.core.plan import SeqSlice, StepPlan
+from proa_workers.model.batch import Batch, DecodeGroup, PrefillChunk
+from proa_workers.model.paged import PagedKv
+
+# Decode rows are padded to the longest context while that reads at most this many rows, or twice what is needed.
+CHEAP_PADDED_ROWS = 16384
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Host arrays of one decode group or one prefill chunk; `table_BN` are block ids, `blocks` one per token."""
+
+    members: list[int]
+    token_ids: Ints
+    positions: Ints
+    blocks: Ints
+    table_BN: Ints
+
+
+def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
+    """Index tensors of `plan` on the pool's device."""
+    groups, chunks = order_slices(plan.slices, kv.block_tokens)
+    pieces = [_decode_piece(plan.slices, g, kv.block_tokens) for g in groups]
+    pieces += [_chunk_piece(plan.slices[c], c, kv.block_tokens) for c in chunks]
+    starts = np.cumsum([0, *(p.token_ids.size for p in pieces)]).tolist()
+    logit_rows, logit_slices = _wanted_rows(plan.slices, pieces, starts)
+    positions = np.concatenate([p.positions for p in pieces])
+    tokens, places, blocks, offsets, wanted, *tables = to_device(
+        [
+            np.concatenate([p.token_ids for p in pieces]),
+            positions,
+            np.concatenate([p.blocks for p in pieces]),
+            positions % kv.block_tokens,
+            logit_rows,
+            *(p.table_BN for p in pieces),
+        ],
+        kv.pool.device,
+    )
+    num_groups = len(groups)
+    return Batch(
+        token_ids_T=tokens,
+        positions_T=places,
+        row_ids_LP=kv.row_ids(blocks, offsets),
+        decodes=tuple(
+            _decode_group(start, p, table, places, kv)
+            for start, p, table in zip(starts, pieces[:num_groups], tables, strict=False)
+        ),
+        chunks=tuple(
+            _prefill_chunk(start, plan.slices[p.members[0]], table, kv)
+            for start, p, table in zip(starts[num_groups:], pieces[num_groups:], tables[num_groups:], strict=False)
+        ),
+        logit_rows_R=wanted,
+        logit_slices=logit_slices,
+    )
+
+
+def order_slices(slices: Sequence[SeqSlice], block_tokens: int) -> tuple[list[list[int]], list[int]]:
+    """Slice indices of the decode groups (rows of similar context length), and of the prefill chunks."""
+    decodes = [i for i, s in enumerate(slices) if len(s.token_ids) == 1]
+    chunks = [i for i, s in enumerate(slices) if len(s.token_ids) > 1]
+    lengths = [slices[i].end for i in decodes]
+    padded = max(lengths, default=0) * len(decodes)
+    if padded <= max(CHEAP_PADDED_ROWS, 2 * sum(lengths)):
+        return ([decodes] if decodes else []), chunks
+    buckets: dict[int, list[int]] = {}
+    for i in decodes:
+        buckets.setdefault((slices[i].end // block_tokens).bit_length(), []).append(i)
+    return [buckets[b] for b in sorted(buckets)], chunks
+
+
+def _decode_piece(slices: Sequence[SeqSlice], members: list[int], block_tokens: int) -> Piece:
+    positions = np.array([slices[i].start for i in members], dtype=np.int64)
+    table_BN = block_table([slices[i].block_table for i in members], positions // block_tokens + 1)
+    return Piece(
+        members=members,
+        token_ids=np.array([slices[i].token_ids[0] for i in members], dtype=np.int64),
+        positions=positions,
+        blocks=table_BN[np.arange(len(members)), positions // block_tokens],
+        table_BN=table_BN,
+    )
+
+
+def _chunk_piece(piece: SeqSlice, member: int, block_tokens: int) -> Piece:
+    positions = np.arange(piece.start, piece.end, dtype=np.int64)
+    table_BN = block_table([piece.block_table], np.array([(piece.end - 1) // block_tokens + 1]))
+    return Piece(
+        members=[member],
+        token_ids=np.array(piece.token_ids, dtype=np.int64),
+        positions=positions,
+        blocks=table_BN[0, positions // block_tokens],
+        table_BN=table_BN,
+    )
+
+
+def block_table(tables: Sequence[npt.NDArray[np.int32]], counts: Ints) -> Ints:
+    """Block ids [B, N]: the first `counts[b]` of each table, then zeros (any block will do: its keys are masked)."""
+    padded_BN = np.zeros((len(tables), int(counts.max())), dtype=np.int64)
+    for row, table, count in zip(padded_BN, tables, counts.tolist(), strict=True):
+        row[:count] = table[:count]
+    return padded_BN
+
+
+def _wanted_rows(slices: Sequence[SeqSlice], pieces: list[Piece], starts: list[int]) -> tuple[Ints, tuple[int, ...]]:
+    """Last rows of the slices that want logits, and those slices."""
+    rows, wanted = [], []
+    for start, piece in zip(starts, pieces, strict=False):
+        last = piece.token_ids.size // len(piece.members) - 1
+        for offset, i in enumerate(piece.members):
+            if slices[i].row is not None:
+                rows.append(start + last + offset)
+                wanted.append(i)
+    return np.array(rows, dtype=np.int64), tuple(wanted)
+
+
+def to_device(arrays: Sequence[Ints], device: torch.device) -> list[torch.Tensor]:
+    """The arrays as views of one int64 buffer on `device`."""
+    buffer = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
+    if device.type == "cuda":
+        buffer = buffer.pin_memory().to(device, non_blocking=True)
+    parts = buffer.split_with_sizes([a.size for a in arrays])
+    return [part.view(a.shape) for part, a in zip(parts, arrays, strict=True)]
+
+
+def _decode_group(
+    start: int, piece: Piece, table_BN: torch.Tensor, positions_T: torch.Tensor, kv: PagedKv
+) -> DecodeGroup:
+    lengths = tuple((piece.positions + 1).tolist())
+    num_keys, bias_X1S = max(lengths), None
+    if min(lengths) != num_keys:
+        last_X = positions_T[start : start + len(lengths)].repeat_interleave(kv.num_heads)
+        is_beyond_XS = torch.arange(num_keys, device=last_X.device) > last_X[:, None]
+        bias_XS = torch.zeros(is_beyond_XS.shape, device=last_X.device).masked_fill_(is_beyond_XS, float("-inf"))
+        bias_X1S = bias_XS[:, None, :]
+    return DecodeGroup(start=start, lengths=lengths, tile_ids_L=kv.tile_ids(table_BN), bias_X1S=bias_X1S)
+
+
+def _prefill_chunk(start: int, piece: SeqSlice, table_1N: torch.Tensor, kv: PagedKv) -> PrefillChunk:
+    mask_TS = None
+    if piece.start > 0:
+        keys_S = torch.arange(piece.end, device=kv.pool.device)
+        mask_TS = keys_S <= torch.arange(piece.start, piece.end, device=kv.pool.device)[:, None]
+    return PrefillChunk(
+        start=start,
+        num_rows=len(piece.token_ids),
+        num_prefix=piece.start,
+        tile_ids_L=kv.tile_ids(table_1N),
+        mask_TS=mask_TS,
+    )
