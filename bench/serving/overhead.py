@@ -2,9 +2,9 @@
 
     python -m bench.serving.overhead [--requests 30] [--json bench/serving/overhead.json]
 
-Four ways to the same engine and prompts, alternated round by round in one run: the engine loop in this process, gRPC to
-one worker, the gateway in front of one worker, the gateway in front of prefill and decode. A request's time is fitted as
-`per request + per token * (output tokens - 1)` from outputs of 1 and of 65 tokens (medians).
+Four ways to the same engine and prompts, alternated round by round in one run: the engine loop in this process, gRPC
+to one worker, the gateway in front of one worker, the gateway in front of prefill and decode. A request's time is fitted
+as `per request + per token * (output tokens - 1)` from outputs of 1 and of 65 tokens (medians).
 """
 
 from __future__ import annotations
