@@ -15,6 +15,7 @@ from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import Sampled, SampleRow
 from proa_workers.errors import InvalidRequest
 from proa_workers.sampling import reference
+from proa_workers.sampling import sampler as sampler_module
 from proa_workers.sampling.adjust import check_token_ids
 from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.reference import sample_reference
@@ -134,6 +135,13 @@ def test_top_k_by_either_path_with_top_p_and_min_p(top_k: tuple[int, int]) -> No
     rows = [make_row(s, top_k=k, top_p=p, min_p=m) for s, k, p, m in cases]
     coarse = (random_logits(len(rows)) * 4).round() / 4  # many ties
     assert disagreements(coarse, rows) == []
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, logits = mixed_rows(), random_logits(360)
+    whole = run(logits, rows)
+    monkeypatch.setattr(sampler_module, "HOST_BLOCK_LOGITS", 7 * VOCAB)
+    assert run(logits, rows) == whole
 
 
 def plant_prompt_in_penalty(row: SampleRow) -> SampleRow:

@@ -110,7 +110,8 @@ def _forbid_stops(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
     ]
     if edits:
         row_N, token_N, _ = _place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
-        logits_RV[row_N, token_N] = -math.inf
+        # NOTE: assigning a Python number would copy it from the host and wait for the device.
+        logits_RV.index_put_((row_N, token_N), torch.full_like(logits_RV[:1, 0], -math.inf))
 
 
 def _apply_grammars(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:

@@ -19,6 +19,7 @@ from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.select import cutoff_key, invert_cdf
 
 MIN_TEMPERATURE = 1e-5  # below it a request is greedy, as in vLLM: distances would overflow float32
+HOST_BLOCK_LOGITS, DEVICE_BLOCK_LOGITS = 2**19, 2**24  # drawn at once
 MAX_NEAR = 256  # top-k up to here by torch.topk, about ten times faster than counting digits at a vocabulary of 150k
 
 
@@ -56,10 +57,19 @@ class Sampler:
         if not random:
             return greedy_R1
         if len(random) == len(rows):
-            return _draw_rows(edited_RV, peak_R1, rows)
+            return _draw_blocks(edited_RV, peak_R1, rows)
         row_S = upload(np.array(random, dtype=np.int64), self._device)
-        drawn_S1 = _draw_rows(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random])
+        drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random])
         return greedy_R1.index_copy(0, row_S, drawn_S1)
+
+
+def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """`_draw_rows` over blocks of rows: bounded scratch memory (28 bytes a logit), and on a host it stays in cache."""
+    limit = HOST_BLOCK_LOGITS if edited_SV.device.type == "cpu" else DEVICE_BLOCK_LOGITS
+    size = max(limit // edited_SV.shape[1], 1)
+    starts = range(0, len(rows), size)
+    blocks = [_draw_rows(edited_SV[i : i + size], peak_S1[i : i + size], rows[i : i + size]) for i in starts]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def _draw_rows(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
