@@ -110,15 +110,15 @@ def add(rng: random.Random, words: Sequence[str]) -> Example:
 
 
 def json_object(rng: random.Random, words: Sequence[str]) -> Example:
-    """Two to four fields: write them as an object, or give the value of one of them."""
-    record: dict[str, int | str] = {}
-    for field in rng.sample(FIELDS, rng.randint(2, 4)):
-        record[field] = rng.randrange(1, 1000) if field in NUMERIC else rng.choice(words)
+    """Two to four fields: write them as an object, or (one time in three) copy one or two of them out of an object."""
+    fields = rng.sample(FIELDS, rng.randint(2, 4))
+    record = {field: rng.randrange(1, 1000) if field in NUMERIC else rng.choice(words) for field in fields}
     text = json.dumps(record)
-    if rng.random() < 0.3:
-        field = rng.choice(list(record))
-        form = rng.choice(('What is the value of "{}" in {}?', "Read {} from this JSON: {}", "Give me the {} in {}"))
-        return Example(task="json", prompt=form.format(field, text), answer=str(record[field]), key=f"json|{text}")
+    if rng.random() < 1 / 3:
+        wanted = rng.sample(fields, rng.randint(1, 2))
+        form = rng.choice(("Keep only {} of {}", "Take {} from {}", "Return a JSON object with only {} of {}"))
+        answer = json.dumps({field: record[field] for field in wanted})
+        return Example(task="json", prompt=form.format(" and ".join(wanted), text), answer=answer, key=f"json|{text}")
     listed = ", ".join(f"{field} is {value}" for field, value in record.items())
     form = rng.choice(
         ("Make a JSON object: {}.", "Write this as JSON: {}.", "Return a JSON object where {}.", "Convert to JSON: {}.")

@@ -34,7 +34,8 @@ from tools.tiny_moe.shape import Shape
 from tools.tiny_moe.tasks import TASKS
 from tools.tiny_moe.tokenizer import MAX_LENGTH, load_tokenizer
 
-WARMUP, FLAT = 0.02, 0.5  # shares of the run: rise, then constant until here, then linear to zero
+WARMUP_STEPS = 100
+FLAT = 0.4  # share of the run at the peak rate; linear to zero after it
 BIAS_STEP = (
     0.004  # falls with the learning rate: a short run must both even out the load early and stand still at its end
 )
@@ -56,9 +57,9 @@ class TrainSettings:
     save_every_seconds: float
 
 
-def rate(progress: float) -> float:
-    """Share of the peak learning rate at `progress` in 0..1."""
-    return min(1.0, progress / WARMUP, max(0.0, (1 - progress) / (1 - FLAT)))
+def rate(step: int, progress: float) -> float:
+    """Share of the peak learning rate at `step`, `progress` (0..1) into the run."""
+    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (1 - progress) / (1 - FLAT)))
 
 
 def targets(batch_BS: Tensor, ahead: int) -> Tensor:
@@ -118,9 +119,9 @@ class Trainer:
     def progress(self, step: int) -> float:
         return max((step + 1) / self.settings.steps, (time.monotonic() - self.started) / self.settings.max_seconds)
 
-    def step(self, batch: Ids, progress: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def step(self, batch: Ids, step: int, progress: float) -> tuple[Tensor, Tensor, list[Tensor]]:
         marked = torch.from_numpy(batch.astype("int64")).to(self.device, non_blocking=True)
-        share = rate(min(progress, 1.0))
+        share = rate(step, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * share
         with torch.autocast(self.device, torch.bfloat16):
@@ -162,7 +163,7 @@ class Trainer:
     def run(self, source: Iterator[Ids]) -> None:
         for step, batch in enumerate(source):
             progress = self.progress(step)
-            main, draft, loads = self.step(batch, progress)
+            main, draft, loads = self.step(batch, step, progress)
             if step % max(1, min(100, self.settings.steps // 20)) == 0 or progress >= 1:
                 self.report(step, main, draft, loads)
             if time.monotonic() - self.saved > self.settings.save_every_seconds:
@@ -199,8 +200,8 @@ def parse(arguments: list[str] | None = None) -> TrainSettings:
     parser.add_argument(
         "--model", type=Path, default=Path("examples/models/tiny-moe"), help="output folder; must hold tokenizer.json"
     )
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
-    parser.add_argument("--tokens", type=int, default=131072, help="tokens per step, a multiple of 4096")
+    parser.add_argument("--steps", type=int, default=8600, help="optimizer steps")
+    parser.add_argument("--tokens", type=int, default=65536, help="tokens per step, a multiple of 4096")
     parser.add_argument("--max-seconds", type=float, default=36000, help="anneal and stop by then")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--mtp-weight", type=float, default=0.3, help="weight of the multi-token-prediction loss")
