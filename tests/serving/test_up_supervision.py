@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import os
 import pickle
@@ -13,12 +14,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from proa_operator.errors import ProaError, ServeError, StartError
+from proa_operator.errors import PlanError, ProaError, ServeError, StartError
 from proa_operator.local.backoff import Backoff
 from proa_operator.local.child import Child, State
 from proa_operator.local.ports import FreePorts
 from proa_operator.local.process import GatewayServing, IdleGauge, LocalPlan, Process, Role
+from proa_operator.local.serve import serve
 from proa_operator.local.supervise import Supervisor
+from proa_operator.local.view import PlainView
+from rich.console import Console
 
 DEADLINE_SECONDS = 20.0
 FIRST_PORT = 21_000 + os.getpid() % 500 * 20  # test processes that run side by side look for ports in other places
@@ -145,7 +149,9 @@ async def test_exit_code_2_is_the_users_to_fix(process: Callable[..., Process], 
 
 async def test_a_process_that_never_serves_is_given_up(process: Callable[..., Process], tmp_path: Path) -> None:
     child = _child(process("crash"), tmp_path)
-    with pytest.raises(ServeError, match=r"5 times before it served, last with exit code 3 \(hello from \d+\): read .*\.log"):
+    with pytest.raises(
+        ServeError, match=r"5 times before it served, last with exit code 3 \(hello from \d+\): read .*\.log"
+    ):
         await _until(child.keep_alive())
     assert child.num_restarts == 4
 
@@ -230,6 +236,12 @@ async def test_one_process_that_cannot_start_ends_all(
     assert supervisor.children[waiting.name].state is State.WAITING
 
 
+async def test_a_state_folder_that_cannot_be_made_is_the_users_to_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanError, match="give another --state-dir"):
+        Supervisor(_plan(tmp_path / "file" / "logs"), lambda child, detail: None)
+
+
 async def test_a_stop_during_the_start_leaves_nothing(process: Callable[..., Process], tmp_path: Path) -> None:
     first = process("mute")
     supervisor = Supervisor(_plan(tmp_path, first, process(needs=first.name)), lambda child, detail: None)
@@ -238,6 +250,38 @@ async def test_a_stop_during_the_start_leaves_nothing(process: Callable[..., Pro
     supervisor.ask_stop()
     await _until(run)
     assert all(child.pid is None for child in supervisor.children.values())
+
+
+@pytest.mark.parametrize("error", [None, ServeError("the question failed")], ids=["ends", "fails"])
+async def test_when_the_visit_is_over_everything_stops(
+    process: Callable[..., Process], tmp_path: Path, error: Exception | None
+) -> None:
+    log: list[str] = []
+    plan = _plan(tmp_path, process())
+
+    async def visit() -> None:
+        log.append("visited")
+        if error:
+            raise error
+
+    serving = serve(plan, PlainView(Console(file=(output := io.StringIO()), width=200)), visit)
+    if error:
+        with pytest.raises(ServeError, match="the question failed"):
+            await _until(serving)
+    else:
+        await _until(serving)
+    assert log == ["visited"]
+    assert output.getvalue().rstrip().endswith("stopped")
+
+
+async def test_sigterm_during_the_visit_stops_everything(process: Callable[..., Process], tmp_path: Path) -> None:
+    async def visit() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    output = io.StringIO()
+    await _until(serve(_plan(tmp_path, process()), PlainView(Console(file=output, width=200)), visit))
+    assert "stopping: running requests may finish" in output.getvalue()
 
 
 PARENT = """

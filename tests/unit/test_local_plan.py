@@ -196,3 +196,8 @@ def test_cluster_fields_are_named_in_one_line() -> None:
     spec = {"security": {"profile": "Rdma"}, "slo": {"ttftMs": 100}, "gateway": {"tls": {"secretName": "x"}}}
     assert _plan(**spec).notes == ("used in a cluster only, ignored here: slo, gateway.tls, security",)
     assert _plan().notes == ()
+
+
+@pytest.mark.parametrize(("host", "is_told"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_an_open_port_is_told(host: str, is_told: bool) -> None:
+    assert any("asks for no key" in note for note in _plan(Options(host=host)).notes) is is_told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def demo(
     )
     plan = prepare(_manifest(), options)
     console = Console()
+    console.print(_summary(plan), soft_wrap=True, highlight=False)
     view = PlainView(console)
     asyncio.run(serve(plan, view, lambda: _show(plan, console, question, is_once=once)))
 
@@ -62,6 +64,12 @@ async def _show(plan: LocalPlan, console: Console, question: str, *, is_once: bo
         console.print(invitation(plan), soft_wrap=True)
         console.print("Ctrl-C stops.", style="dim")
         await asyncio.Event().wait()
+
+
+def _summary(plan: LocalPlan) -> str:
+    numbers = Counter(process.role.value for process in plan.processes)
+    parts = ", ".join(f"{number} {role}" for role, number in numbers.items())
+    return f"Starting {plan.model_name} on this machine: {parts}. Logs: {plan.state_dir}"
 
 
 def _manifest() -> Path:

@@ -80,3 +80,8 @@ def _pools(workers: tuple[Process, ...]) -> list[str]:
     decode = [word for url in urls[Role.DECODE] for word in ("--decode", url)]
     policies = ["--prefill-policy", "cache_aware", "--decode-policy", "least_load"]
     return ["--pd-disaggregation", *policies, *prefill, *decode]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proa_operator.api.service import DisaggregatedService, ServiceSpec, Topology
 from proa_operator.errors import PlanError
-from proa_operator.local.gateway import gateway_process, reachable
+from proa_operator.local.gateway import gateway_process, is_loopback, reachable
 from proa_operator.local.options import Options
 from proa_operator.local.process import LocalPlan, Role
 from proa_operator.local.programs import Programs
@@ -58,7 +58,7 @@ def plan(
         url=f"http://{reachable(options.host)}:{port}",
         state_dir=state_dir,
         processes=(*workers, gateway),
-        notes=_notes(spec),
+        notes=_notes(spec, options.host),
     )
 
 
@@ -93,8 +93,10 @@ def _named(pool: str, role: Role, number: int) -> list[tuple[str, Role]]:
     return [(f"{pool}-{index}", role) for index in range(number)]
 
 
-def _notes(spec: ServiceSpec) -> tuple[str, ...]:
-    ignored = cluster_only(spec)
-    if not ignored:
-        return ()
-    return (f"used in a cluster only, ignored here: {', '.join(ignored)}",)
+def _notes(spec: ServiceSpec, host: str) -> tuple[str, ...]:
+    notes = []
+    if ignored := cluster_only(spec):
+        notes.append(f"used in a cluster only, ignored here: {', '.join(ignored)}")
+    if not is_loopback(host):
+        notes.append("the gateway asks for no key: whoever reaches this machine may use it")
+    return tuple(notes)

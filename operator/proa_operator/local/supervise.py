@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+from proa_operator.errors import PlanError
 from proa_operator.local.backoff import Backoff
 from proa_operator.local.child import Child
 from proa_operator.local.process import LocalPlan, Process
@@ -16,15 +18,14 @@ class Supervisor:
     def __init__(
         self, plan: LocalPlan, on_change: Callable[[Child, str], None], *, backoff: Backoff | None = None
     ) -> None:
-        plan.state_dir.mkdir(parents=True, exist_ok=True)
+        """Raises PlanError when no log file can be written."""
         self.children = {
             process.name: Child(
                 process, log_path=plan.state_dir / f"{process.name}.log", on_change=on_change, backoff=backoff
             )
             for process in plan.processes
         }
-        for child in self.children.values():
-            child.log_path.write_bytes(b"")
+        _make_logs(plan.state_dir, [child.log_path for child in self.children.values()])
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -74,6 +75,15 @@ class Supervisor:
             await child.keep_alive()
         needed.cancel()
         asked.cancel()
+
+
+def _make_logs(folder: Path, paths: Iterable[Path]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            path.write_bytes(b"")
+    except OSError as error:
+        raise PlanError(f"logs cannot be written to {folder} ({error.strerror}): give another --state-dir") from None
 
 
 def stop_waves(processes: Sequence[Process]) -> list[list[str]]:
