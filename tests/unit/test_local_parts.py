@@ -9,6 +9,7 @@ import pytest
 from proa_operator.errors import PlanError
 from proa_operator.local.backoff import Backoff
 from proa_operator.local.child import State
+from proa_operator.local.gpus import find_gpus
 from proa_operator.local.model_folder import resolve
 from proa_operator.local.ports import FreePorts, is_free, require_free
 from proa_operator.local.process import GrpcServing, LocalPlan, Process, Role
@@ -126,6 +127,27 @@ def test_model_folder_needs_a_config(tmp_path: Path) -> None:
         resolve(f"file://{tmp_path}")
     (tmp_path / "config.json").touch()
     assert resolve(f"file://{tmp_path}") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("environ", "devices", "gpus"),
+    [
+        ({}, "", None),
+        ({}, "dev/nvidia0 dev/nvidia1 dev/nvidiactl dev/nvidia-uvm", ("CUDA_VISIBLE_DEVICES", "0 1")),
+        ({}, "dev/kfd dev/dri/card0 dev/dri/renderD128", ("HIP_VISIBLE_DEVICES", "0")),
+        ({}, "dev/dri/renderD128", None),
+        ({"CUDA_VISIBLE_DEVICES": "3, 5"}, "dev/nvidia0", ("CUDA_VISIBLE_DEVICES", "3 5")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "dev/nvidia0", None),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "dev/nvidia0", None),
+        ({"HIP_VISIBLE_DEVICES": "7"}, "", ("HIP_VISIBLE_DEVICES", "7")),
+    ],
+)
+def test_gpus_of_a_machine(tmp_path: Path, environ: dict[str, str], devices: str, gpus: tuple[str, str] | None) -> None:
+    (tmp_path / "dev" / "dri").mkdir(parents=True)
+    for device in devices.split():
+        (tmp_path / device).touch()
+    found = find_gpus(environ, tmp_path)
+    assert (found and (found.variable, " ".join(found.ids))) == gpus
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from proa_operator.api.service import DisaggregatedService
 from proa_operator.errors import PlanError
+from proa_operator.local.gpus import Gpus
 from proa_operator.local.options import Options
 from proa_operator.local.plan import plan
 from proa_operator.local.process import LocalPlan, Process
@@ -196,6 +197,34 @@ def test_cluster_fields_are_named_in_one_line() -> None:
     spec = {"security": {"profile": "Rdma"}, "slo": {"ttftMs": 100}, "gateway": {"tls": {"secretName": "x"}}}
     assert _plan(**spec).notes == ("used in a cluster only, ignored here: slo, gateway.tls, security",)
     assert _plan().notes == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        (Options(), [{}, {}, {}]),
+        (Options(num_cores=16), [{"OMP_NUM_THREADS": "5"}] * 3),
+        (Options(num_cores=2), [{"OMP_NUM_THREADS": "1"}] * 3),
+        (Options(gpus=Gpus(variable="HIP_VISIBLE_DEVICES", ids=("0",))), [{}, {}, {}]),
+        (
+            Options(gpus=Gpus(variable="HIP_VISIBLE_DEVICES", ids=("4", "6"))),
+            [{"HIP_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4")],
+        ),
+    ],
+)
+def test_workers_share_the_machine(options: Options, env: list[dict[str, str]]) -> None:
+    assert [dict(process.env) for process in _plan(options).processes[:-1]] == env
+
+
+@pytest.mark.parametrize(
+    ("ids", "args", "is_told"),
+    [("0", [], True), ("012", [], False), ("0", ["--kv-cache-memory", "1GiB"], False)],
+    ids=["shared", "one each", "divided"],
+)
+def test_a_shared_gpu_is_told(ids: str, args: list[str], is_told: bool) -> None:
+    gpus = Gpus(variable="CUDA_VISIBLE_DEVICES", ids=tuple(ids))
+    notes = _plan(Options(gpus=gpus), engine={"type": "native", "args": args}).notes
+    assert any("3 workers share 1 GPU" in note for note in notes) is is_told
 
 
 @pytest.mark.parametrize(("host", "is_told"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])

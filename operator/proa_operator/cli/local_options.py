@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from proa_operator.cli.params import Device
+from proa_operator.local.gpus import find_gpus
 from proa_operator.local.options import Options
 
 
@@ -18,7 +19,7 @@ def local_options(
     port: int | None,
     device: Device,
 ) -> Options:
-    """The options, with the cores of this machine; a given OMP_NUM_THREADS is left to stand."""
+    """The options, with the cores and GPUs of this machine; a given OMP_NUM_THREADS is left to stand."""
     return Options(
         prefill=prefill,
         decode=decode,
@@ -27,6 +28,7 @@ def local_options(
         host=host,
         port=port,
         device=device.value,
+        gpus=None if device is Device.CPU else find_gpus(os.environ),
         num_cores=0 if "OMP_NUM_THREADS" in os.environ else _num_cores(),
     )
 

@@ -145,7 +145,8 @@ class Child:
                 self.is_serving.set()
                 self._enter(State.SERVING, f"after {time.monotonic() - started:.1f} s")
                 return
-            await asyncio.sleep(0.1)
+            # often at first, for a small model; loading a large one may take an hour
+            await asyncio.sleep(min(1.0, 0.05 + (time.monotonic() - started) / 20))
         self._on_change(self, f"did not serve within {self._start_seconds:.0f} s")
         _kill_group(running.pid)
 

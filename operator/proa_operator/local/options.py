@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proa_operator.errors import PlanError
+from proa_operator.local.gpus import Gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Options:
     """Port of the gateway."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    gpus: Gpus | None = None
+    """GPUs of this machine, given to the workers in turn."""
     num_cores: int = 0
     """CPU cores to share among the workers' compute threads; 0 leaves the number of threads to torch."""
 

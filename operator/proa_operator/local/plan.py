@@ -14,6 +14,8 @@ from proa_operator.local.programs import Programs
 from proa_operator.local.refusals import cluster_only, refuse
 from proa_operator.local.worker import WorkerPorts, worker_process
 
+_KV_MEMORY = "--kv-cache-memory"
+
 
 def plan(
     service: DisaggregatedService,
@@ -29,7 +31,6 @@ def plan(
     refuse(spec)
     port = gateway_port(service, options)
     roles = worker_roles(spec, options)
-    num_threads = max(1, options.num_cores // len(roles)) if options.num_cores else 0
     workers = tuple(
         worker_process(
             spec,
@@ -39,9 +40,9 @@ def plan(
             model=model,
             ports=WorkerPorts.take(next_port),
             device=options.device,
-            num_threads=num_threads,
+            env=_shares(options, idx, len(roles)),
         )
-        for name, role in roles
+        for idx, (name, role) in enumerate(roles)
     )
     gateway = gateway_process(
         spec,
@@ -58,7 +59,7 @@ def plan(
         url=f"http://{reachable(options.host)}:{port}",
         state_dir=state_dir,
         processes=(*workers, gateway),
-        notes=_notes(spec, options.host),
+        notes=_notes(spec, options, len(roles)),
     )
 
 
@@ -93,10 +94,23 @@ def _named(pool: str, role: Role, number: int) -> list[tuple[str, Role]]:
     return [(f"{pool}-{index}", role) for index in range(number)]
 
 
-def _notes(spec: ServiceSpec, host: str) -> tuple[str, ...]:
+def _shares(options: Options, worker_idx: int, num_workers: int) -> tuple[tuple[str, str], ...]:
+    """Environment that keeps the workers of one machine off each other's GPU and cores."""
+    gpu = options.gpus.env_of(worker_idx) if options.gpus else ()
+    num_threads = max(1, options.num_cores // num_workers)
+    threads = (("OMP_NUM_THREADS", str(num_threads)),) if options.num_cores else ()
+    return (*gpu, *threads)
+
+
+def _notes(spec: ServiceSpec, options: Options, num_workers: int) -> tuple[str, ...]:
     notes = []
     if ignored := cluster_only(spec):
         notes.append(f"used in a cluster only, ignored here: {', '.join(ignored)}")
-    if not is_loopback(host):
+    if not is_loopback(options.host):
         notes.append("the gateway asks for no key: whoever reaches this machine may use it")
+    if options.gpus and num_workers > len(options.gpus.ids) and _KV_MEMORY not in spec.engine.args:
+        notes.append(
+            f"{num_workers} workers share {len(options.gpus.ids)} GPU and each may take most of its memory: "
+            f'give each a part with engine.args: ["{_KV_MEMORY}", "8GiB"]'
+        )
     return tuple(notes)

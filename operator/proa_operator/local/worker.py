@@ -39,7 +39,7 @@ def worker_process(
     model: Path,
     ports: WorkerPorts,
     device: str,
-    num_threads: int,
+    env: tuple[tuple[str, str], ...],
 ) -> Process:
     """One worker as a process. The manifest's extra arguments and environment come last, so that they win."""
     flags = {
@@ -66,14 +66,9 @@ def worker_process(
         name=name,
         role=role,
         argv=(*program, *options, *spec.engine.args),
-        env=(*_threads(num_threads), *((variable.name, variable.value) for variable in spec.engine.env)),
+        env=(*env, *((variable.name, variable.value) for variable in spec.engine.env)),
         port=ports.engine,
         metrics_url=f"http://{HOST}:{ports.metrics}/metrics",
         ready=GrpcServing(address=f"{HOST}:{ports.engine}"),
         drain_seconds=spec.drain.timeout_seconds + 5.0,  # the worker ends its drain by itself, this is for a stuck one
     )
-
-
-def _threads(number: int) -> tuple[tuple[str, str], ...]:
-    """Each worker would start one thread for each core, and they would fight over the cores."""
-    return (("OMP_NUM_THREADS", str(number)),) if number else ()
