@@ -71,7 +71,7 @@ class KvReader:
         self._num_attempts = num_attempts
         self._open_transport = open_transport
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="kv-move")
-        self._peers = Peers(self._connect)
+        self.peers = Peers(self._connect)
         self._background: set[asyncio.Task[None]] = set()
 
     async def fetch(self, params: HandOff, block_ids: Sequence[int], first_block: int) -> FetchReport:
@@ -102,7 +102,7 @@ class KvReader:
         """Tell the holder that its blocks are not needed; a lost message only delays their reuse."""
         request = pb.ReleaseRequest(transfer=transfer_message(params.transfer), reader=peer_message(self.identity))
         try:
-            async with self._peers.link(params.control, params.holder) as link:
+            async with self.peers.link(params.control, params.holder) as link:
                 await link.call(link.stub.Release, request)
         except WorkerError as error:
             log.info("release not delivered", extra={"transfer": params.transfer_id, "reason": str(error)})
@@ -120,7 +120,7 @@ class KvReader:
         """Deliver aborts that are under way and close every link; no fetch may be running."""
         if self._background:
             await asyncio.wait(self._background, timeout=2 * ABORT_SECONDS)
-        await self._peers.close()
+        await self.peers.close()
         self._executor.shutdown(wait=True)
 
     async def _fetch(self, params: HandOff, block_ids: Sequence[int], first_block: int) -> FetchReport:
@@ -128,7 +128,7 @@ class KvReader:
         deadline = start + self._fetch_seconds
         for attempt in range(self._num_attempts):
             try:
-                async with self._peers.link(params.control, params.holder) as link:
+                async with self.peers.link(params.control, params.holder) as link:
                     pieces = await self._pull(link, params, block_ids, first_block, deadline)
                     return self._report(link, pieces, time.monotonic() - start)
             except TransferFailed as error:
@@ -192,7 +192,7 @@ class KvReader:
             transfer=transfer_message(params.transfer), reader=peer_message(self.identity), reason=reason
         )
         try:
-            async with self._peers.existing(params.control) as link:
+            async with self.peers.existing(params.control) as link:
                 if link:
                     await link.call(link.stub.Abort, request, ABORT_SECONDS)
         except WorkerError as error:
