@@ -3,9 +3,9 @@
     python bench/serving/compare_guidellm.py --url http://127.0.0.1:8000 --guidellm PATH/TO/guidellm --out FILE.json
 
 Two checks: (1) our formulas on guidellm's per-request records give guidellm's own numbers (within 1 %);
-(2) the medians that the two tools measure agree (within 5 %). Both tools send the same lengths in the same order at
-the same concurrency, with different words, so that neither finds the other's prefixes cached. Exit code 1 when a
-check fails. guidellm wants its own virtual environment: it pins other versions than Proa.
+(2) the medians that the two tools measure, each the median over rounds, agree (within 5 %). Both tools send the same
+lengths in the same order at the same concurrency, with different words, so that neither finds the other's prefixes
+cached. Exit code 1 when a check fails. guidellm wants its own virtual environment: it pins other versions than Proa.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from proa_operator.bench.client import Endpoint
 from proa_operator.bench.connections import Connections
-from proa_operator.bench.guidellm import GuidellmReport, deviations, read_guidellm
+from proa_operator.bench.guidellm import GuidellmReport, deviations, evenly, read_guidellm
+from proa_operator.bench.measure import distribution_ms
 from proa_operator.bench.probe import measure_density
 from proa_operator.bench.prompt import TokenDensity, prompt_text
+from proa_operator.bench.record import RequestRecord, Status
 from proa_operator.bench.report import hardware_of
 from proa_operator.bench.workload import synthetic
 
 RECOMPUTED_LIMIT, AGREEMENT_LIMIT = 0.01, 0.05
 RUN_SECONDS = 900
-METRICS = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
+METRICS = ("ttft_ms", "even_itl_ms", "tpot_ms", "e2e_ms")
 
 
 def main() -> int:
@@ -87,7 +90,7 @@ def measure_round(args: argparse.Namespace, density: TokenDensity, round_idx: in
             report, ours = run_guidellm(args, folder, density), run_proa(args, folder)
         if args.fixture and round_idx == 0:
             args.fixture.write_text(json.dumps(trimmed(folder / "guidellm.json"), indent=0) + "\n")
-    theirs = asdict(report.summary())
+    theirs = asdict(report.summary()) | {"even_itl_ms": even_itl_ms(report.records)}
     return {
         "guidellm_version": report.version,
         "proa_versions": ours["versions"],
@@ -108,14 +111,32 @@ COUNTS = ("num_ok", "num_failed", "num_cut", "duration_seconds", "output_tokens_
 
 
 def run_proa(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    out = folder / "proa.json"
+    out, records = folder / "proa.json", folder / "proa.jsonl"
     load = ("--workload", args.workload, "--scale", args.scale, "--requests", args.requests)
     limits = ("--slo-ttft-ms", args.slo_ttft_ms, "--slo-tpot-ms", args.slo_tpot_ms)
-    where = ("--url", args.url, "--model", args.model, "--concurrency", args.concurrency, "--json", out)
-    command = [sys.executable, "-m", "proa_operator.cli.main", "bench", *where, *load, *limits]
+    where = ("--url", args.url, "--model", args.model, "--concurrency", args.concurrency)
+    files = ("--json", out, "--records", records)
+    command = [sys.executable, "-m", "proa_operator.cli.main", "bench", *where, *load, *limits, *files]
     subprocess.run([str(part) for part in command], check=True, timeout=RUN_SECONDS, stdout=subprocess.DEVNULL)
     result = json.loads(out.read_text())
-    return {**result["runs"][0], "versions": result["versions"]}
+    even = even_itl_ms(read_records(records))
+    return {**result["runs"][0], "versions": result["versions"], "even_itl_ms": even}
+
+
+def read_records(path: Path) -> list[RequestRecord]:
+    names = {field.name for field in fields(RequestRecord)}
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return [RequestRecord(**{name: value for name, value in line.items() if name in names}) for line in lines]
+
+
+def even_itl_ms(records: Iterable[RequestRecord]) -> dict[str, Any]:
+    """ITL as guidellm defines it, the one definition that both tools' records can serve (`evenly` says why)."""
+    ok = [record for record in records if record.status == Status.OK]
+    spread = (evenly(r.chunk_seconds[0], r.chunk_seconds[-1], r.output_tokens) for r in ok)
+    gaps = [later - earlier for times in spread for earlier, later in pairwise(times)]
+    found = distribution_ms(gaps, method="inverted_cdf")
+    assert found is not None, "no request of more than one token ended ok"
+    return asdict(found)
 
 
 def run_guidellm(args: argparse.Namespace, folder: Path, density: TokenDensity) -> GuidellmReport:
@@ -134,11 +155,7 @@ def run_guidellm(args: argparse.Namespace, folder: Path, density: TokenDensity) 
     for name, value in options.items():
         command += [f"--{name}", json.dumps(value)]
     # One worker process: proa bench has one too, and ten of them would fight for a small machine's cores.
-    settings = {
-        "GUIDELLM__MAX_WORKER_PROCESSES": "1",
-        "HF_HUB_OFFLINE": "1",
-        "GUIDELLM__DEFAULT_RESULTS_DIR": str(folder),
-    }
+    settings = {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(
         command, check=True, timeout=RUN_SECONDS, env=os.environ | settings, stdout=subprocess.DEVNULL, cwd=folder
     )
@@ -164,7 +181,7 @@ def agreement(rounds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def show(result: dict[str, Any]) -> int:
     print(f"recomputed from guidellm's records: worst deviation {result['worst_recomputed']:.3%}")
     for name, found in result["agreement"].items():
-        print(f"{name:8} proa {found['proa']:9.3f}  guidellm {found['guidellm']:9.3f}  {found['relative']:.2%}")
+        print(f"{name:11} proa {found['proa']:9.3f}  guidellm {found['guidellm']:9.3f}  {found['relative']:.2%}")
     is_good = result["worst_recomputed"] <= RECOMPUTED_LIMIT
     is_good &= all(found["relative"] <= AGREEMENT_LIMIT for found in result["agreement"].values())
     print("both within limits" if is_good else "OUT OF LIMITS")

@@ -47,6 +47,7 @@ class Double:
     script: Callable[[int], Answer] = lambda _: Answer()
     url: str = ""
     served: list[Served] = field(default_factory=list)
+    held: list[asyncio.Future[None]] = field(default_factory=list)
     num_running: int = 0
     max_running: int = 0
 
@@ -81,7 +82,8 @@ class Double:
             status, message = answer.http_error
             return await _reply(writer, status, json.dumps({"error": {"message": message, "type": "some_error"}}))
         if answer.is_silent:
-            await asyncio.get_running_loop().create_future()
+            self.held.append(asyncio.get_running_loop().create_future())  # the loop itself holds tasks only weakly
+            await self.held[-1]
         return await self._stream(writer, served, answer)
 
     async def _stream(self, writer: asyncio.StreamWriter, served: Served, answer: Answer) -> bool:
@@ -155,8 +157,6 @@ class _Thread:
         self.ready.set()
         await self.stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
 
     def __enter__(self) -> Double:
         self.thread.start()

@@ -33,7 +33,8 @@ def some_records() -> list[RequestRecord]:
                 request_idx=idx,
                 status=status,
                 send_seconds=send,
-                end_seconds=now,
+                end_seconds=now + 0.1,
+                finish_seconds=None if status is Status.FAILED else chunks[-1] + rng.choice([0.0, 0.03]),
                 chunk_seconds=() if status is Status.FAILED else tuple(chunks),
                 input_tokens=rng.randint(1, 500),
                 output_tokens=len(chunks) * (2 if idx % 5 == 1 else 1),
@@ -59,7 +60,7 @@ def oracle(records: list[RequestRecord], seconds: float, slo: Slo) -> dict[str, 
     for r in records:
         if r.status != "ok":
             continue
-        first, last = r.chunk_seconds[0] - r.send_seconds, r.chunk_seconds[-1] - r.send_seconds
+        first, last = r.chunk_seconds[0] - r.send_seconds, r.finish_seconds - r.send_seconds
         per_token = (last - first) / (r.output_tokens - 1) if r.output_tokens > 1 else 0.0
         ttft.append(first * 1000)
         e2e.append(last * 1000)
@@ -132,7 +133,7 @@ def _tpot_divides_by_all_tokens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         measure,
         "tpot_seconds",
-        lambda r: (r.chunk_seconds[-1] - r.chunk_seconds[0]) / r.output_tokens if r.output_tokens > 1 else None,
+        lambda r: (r.finish_seconds - r.chunk_seconds[0]) / r.output_tokens if r.output_tokens > 1 else None,
     )
 
 
@@ -148,6 +149,10 @@ def _e2e_ends_with_the_response(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(measure, "e2e_seconds", lambda r: r.end_seconds - r.send_seconds)
 
 
+def _e2e_ends_with_the_text(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(measure, "e2e_seconds", lambda r: r.chunk_seconds[-1] - r.send_seconds)
+
+
 def _goodput_needs_one_limit_only(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Slo, "is_met", lambda self, r: r.status is Status.OK and measure.ttft_seconds(r) * 1000 <= 300)
 
@@ -161,6 +166,7 @@ def _goodput_needs_one_limit_only(patch: pytest.MonkeyPatch) -> None:
         _itl_divides_by_tokens,
         _ttft_from_start_of_run,
         _e2e_ends_with_the_response,
+        _e2e_ends_with_the_text,
         _goodput_needs_one_limit_only,
     ],
 )
@@ -175,7 +181,8 @@ ONE = RequestRecord(
     status=Status.OK,
     send_seconds=1.0,
     end_seconds=2.6,
-    chunk_seconds=(1.5, 1.75, 2.5),
+    chunk_seconds=(1.5, 1.75, 2.25),
+    finish_seconds=2.5,
     input_tokens=10,
     output_tokens=5,
 )
@@ -183,7 +190,7 @@ ONE = RequestRecord(
 
 def test_one_request_by_hand():
     assert measure.ttft_seconds(ONE) == 0.5
-    assert measure.itl_seconds(ONE) == [0.25, 0.75]  # three events, five tokens
+    assert measure.itl_seconds(ONE) == [0.25, 0.5]  # three events, five tokens
     assert measure.tpot_seconds(ONE) == 0.25
     assert measure.e2e_seconds(ONE) == 1.5
 
@@ -191,9 +198,9 @@ def test_one_request_by_hand():
 @pytest.mark.parametrize(
     ("slo", "is_met"),
     [
-        (Slo(ttft_ms=500, itl_ms=500, tpot_ms=250, e2e_ms=1500), True),  # equal to every limit
+        (Slo(ttft_ms=500, itl_ms=375, tpot_ms=250, e2e_ms=1500), True),  # equal to every limit
         (Slo(ttft_ms=499.9), False),
-        (Slo(itl_ms=499.9), False),
+        (Slo(itl_ms=374.9), False),
         (Slo(tpot_ms=249.9), False),
         (Slo(e2e_ms=1499.9), False),
         (Slo(ttft_ms=500, e2e_ms=1), False),

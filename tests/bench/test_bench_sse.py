@@ -49,7 +49,13 @@ def log_of(*parts: bytes) -> StreamLog:
 def test_only_events_with_text_are_tokens(parts: list[bytes], chunk_seconds: list[float]):
     log = log_of(*parts)
     assert log.chunk_seconds == chunk_seconds
+    assert chunk_seconds[-1] <= log.finish_seconds <= len(parts) - 1
     assert log.error is None
+
+
+def test_the_generation_ends_with_its_finish_reason_not_with_its_last_text():
+    log = log_of(ROLE, TEXT, delta(content=""), FINISH, USAGE, DONE)
+    assert (log.chunk_seconds, log.finish_seconds) == ([1], 3)
 
 
 def test_every_cut_of_the_bytes_gives_the_same_log():

@@ -133,6 +133,7 @@ def _record(out: Outgoing, log: StreamLog, error: str | None, send_seconds: floa
         send_seconds=send_seconds,
         end_seconds=end_seconds,
         chunk_seconds=tuple(log.chunk_seconds),
+        finish_seconds=log.finish_seconds,
         input_tokens=log.input_tokens or 0,
         output_tokens=log.output_tokens or 0,
         due_seconds=out.due_seconds,

@@ -1,7 +1,9 @@
 """Reads a report of `guidellm run --output kind=json` as our records, to check one tool's numbers with the other's.
 
-Written for guidellm 0.8 (report version 2). guidellm keeps the first and the last token time and the number of
-token events of a request, not each event; events between are placed evenly, as guidellm itself does.
+Written for guidellm 0.8 (report version 2). guidellm keeps the first and the last token time of a request and no event
+between; its inter-token latency is a request's mean from first to last text per token, weighed by tokens over requests.
+That is our ITL of evenly placed tokens (`evenly`). It has no TPOT in vLLM's sense; its `time_per_output_token_ms` is
+the time from send to last text per token.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ def _report(version: str, benchmark: dict[str, Any]) -> GuidellmReport:
     return GuidellmReport(
         version=version,
         duration_seconds=float(benchmark["duration"]),
-        slo=Slo(ttft_ms=limits.get("ttft_ms"), tpot_ms=limits.get("tpot_ms"), e2e_ms=limits.get("e2el_ms")),
+        slo=Slo(ttft_ms=limits.get("ttft_ms"), itl_ms=limits.get("tpot_ms"), e2e_ms=limits.get("e2el_ms")),
         records=tuple(_record(idx, request, origin) for idx, request in enumerate(requests)),
         stated_requests=tuple(requests),
         stated=benchmark["metrics"],
@@ -83,18 +85,25 @@ def _record(request_idx: int, request: dict[str, Any], origin: float) -> Request
     is_ok = request["info"]["status"] == "completed"
     chunks: tuple[float, ...] = ()
     if times["first_token_iteration"] is not None:
-        first, last = times["first_token_iteration"] - origin, times["last_token_iteration"] - origin
-        chunks = tuple(float(at) for at in np.linspace(first, last, num=times["token_iterations"]))
+        ends = times["first_token_iteration"] - origin, times["last_token_iteration"] - origin
+        chunks = evenly(*ends, request["output_metrics"]["total_tokens"] or times["token_iterations"])
+    end_seconds = (times["request_end"] or times["resolve_end"]) - origin
     return RequestRecord(
         request_idx=request_idx,
         status=Status.OK if is_ok else Status.CUT if chunks else Status.FAILED,
         send_seconds=(times["request_start"] or times["resolve_start"]) - origin,
-        end_seconds=(times["request_end"] or times["resolve_end"]) - origin,
+        end_seconds=end_seconds,
         chunk_seconds=chunks,
+        finish_seconds=end_seconds,
         input_tokens=request["input_metrics"]["total_tokens"] or 0,
         output_tokens=request["output_metrics"]["total_tokens"] or 0,
         error=None if is_ok else str(request["info"]["error"] or request["info"]["status"])[:200],
     )
+
+
+def evenly(first_seconds: float, last_seconds: float, num_tokens: int) -> tuple[float, ...]:
+    """Times of `num_tokens` tokens at equal distances, both ends included."""
+    return tuple(float(at) for at in np.linspace(first_seconds, last_seconds, num=num_tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,29 +120,28 @@ class Deviation:
 
 
 def deviations(report: GuidellmReport) -> list[Deviation]:
-    """Every number that guidellm states and we compute: per request (the worst one), means, percentiles, rates.
-
-    guidellm's names differ: its `inter_token_latency_ms` of one request is our TPOT; its aggregate weighs requests
-    by tokens and is thus our ITL; its `time_per_output_token_ms` is end-to-end time per token, weighed by tokens.
-    """
+    """Every number that guidellm states and we compute: per request (the worst one), means, percentiles, rates."""
     return [*_per_request(report), *_aggregates(report), *_rates(report)]
 
 
 def _per_request(report: GuidellmReport) -> list[Deviation]:
     """For each metric the request whose two values differ most."""
-    pairs: dict[str, list[Deviation]] = {"request TTFT": [], "request TPOT": [], "request E2E": []}
+    worst: dict[str, Deviation] = {}
     for record, stated in zip(report.records, report.stated_requests, strict=True):
-        if record.status is not Status.OK:
-            continue
-        values = (
-            ("request TTFT", ttft_seconds(record), stated["time_to_first_token_ms"]),
-            ("request TPOT", tpot_seconds(record), stated["inter_token_latency_ms"]),
-            ("request E2E", e2e_seconds(record), stated["request_latency"] * 1000),
-        )
-        for name, seconds, theirs in values:
-            if seconds is not None and theirs is not None:
-                pairs[name].append(Deviation(name=name, ours=seconds * 1000, theirs=theirs))
-    return [max(found, key=lambda deviation: deviation.relative) for found in pairs.values() if found]
+        for found in _request(record, stated) if record.status is Status.OK else ():
+            if found.name not in worst or found.relative > worst[found.name].relative:
+                worst[found.name] = found
+    return list(worst.values())
+
+
+def _request(record: RequestRecord, stated: dict[str, Any]) -> list[Deviation]:
+    ttft_ms, e2e_ms = stated["time_to_first_token_ms"], stated["request_latency"] * 1000
+    found = [("TTFT", ttft_seconds(record), ttft_ms), ("E2E", e2e_seconds(record), e2e_ms)]
+    tpot, gaps = tpot_seconds(record), itl_seconds(record)
+    if tpot is not None and gaps:
+        found.append(("ITL", sum(gaps) / len(gaps), stated["inter_token_latency_ms"]))
+        found.append(("TPOT", tpot, (e2e_ms - ttft_ms) / (record.output_tokens - 1)))  # vLLM's, from stated values
+    return [Deviation(name=f"request {name}", ours=value * 1000, theirs=theirs) for name, value, theirs in found]
 
 
 def _aggregates(report: GuidellmReport) -> list[Deviation]:
@@ -151,9 +159,10 @@ def _aggregates(report: GuidellmReport) -> list[Deviation]:
         for point in POINTS:
             theirs = stated["percentiles"][point] * unit
             found.append(Deviation(name=f"{name} {point}", ours=getattr(ours, point), theirs=theirs))
-    per_token = 1000 * sum(map(e2e_seconds, ok)) / sum(record.output_tokens for record in ok)
+    until_last_text = sum(record.chunk_seconds[-1] - record.send_seconds for record in ok)
+    per_token = 1000 * until_last_text / sum(record.output_tokens for record in ok)
     theirs = report.stated["time_per_output_token_ms"]["successful"]["mean"]
-    return [*found, Deviation(name="E2E per output token mean", ours=per_token, theirs=theirs)]
+    return [*found, Deviation(name="time per output token mean", ours=per_token, theirs=theirs)]
 
 
 def _rates(report: GuidellmReport) -> list[Deviation]:

@@ -3,8 +3,9 @@
 Source: vLLM 0.33 `vllm/benchmarks/serve.py` (calculate_metrics) and `vllm/benchmarks/lib/endpoint_request_func.py`.
 Only requests with status ok enter any latency, throughput or goodput number; failed and cut ones are counted.
 One difference: vLLM takes every event with a choice for a token, also an event without text (the role event that
-some gateways send before the prefill, the event with the finish reason). Here an event counts only if it carries
-text, reasoning or a tool call; with vLLM's own server both agree.
+some gateways send before the prefill, the event with the finish reason). Here TTFT and ITL take only events that carry
+text, reasoning or a tool call; with vLLM's own server both agree. E2E ends with the last event of either kind: the last
+tokens may carry no text, and were generated all the same.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def ttft_seconds(record: RequestRecord) -> float:
 
 
 def e2e_seconds(record: RequestRecord) -> float:
-    """End-to-end latency: last text event minus send (the usage event that follows carries no token)."""
-    return record.chunk_seconds[-1] - record.send_seconds
+    """End-to-end latency: last event of the generation minus send (the usage event that follows carries no token)."""
+    assert record.finish_seconds is not None, "an answered request has a last event"
+    return record.finish_seconds - record.send_seconds
 
 
 def itl_seconds(record: RequestRecord) -> list[float]:

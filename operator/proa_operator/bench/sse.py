@@ -13,10 +13,12 @@ TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
 class StreamLog:
     """Events of one response so far.
 
-    is_done: the end mark `[DONE]` was seen. error: what an `error` event or an unreadable event said.
+    chunk_seconds, finish_seconds: as in RequestRecord. is_done: the end mark `[DONE]` was seen.
+    error: what an `error` event or an unreadable event said.
     """
 
     chunk_seconds: list[float] = field(default_factory=list)
+    finish_seconds: float | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     is_done: bool = False
@@ -47,8 +49,10 @@ class StreamLog:
 
     def _take(self, event: dict[str, Any], now_seconds: float) -> None:
         choices = event.get("choices")
-        if choices and _has_text(choices[0]):
-            self.chunk_seconds.append(now_seconds)
+        if choices:
+            self.finish_seconds = now_seconds
+            if _has_text(choices[0]):
+                self.chunk_seconds.append(now_seconds)
         if usage := event.get("usage"):
             self.input_tokens = usage.get("prompt_tokens")
             self.output_tokens = usage.get("completion_tokens")
