@@ -45,6 +45,7 @@ async def _has_healthy_workers(sign: GatewayServing) -> bool:
     try:
         async with httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False) as client:
             answer = await client.get(f"{sign.url}/readiness")
-    except httpx.HTTPError:
+        healthy = answer.json().get("healthy_workers", 0)
+    except (httpx.HTTPError, ValueError):  # ValueError: not JSON, so not the gateway's answer
         return False
-    return answer.status_code == 200 and answer.json()["healthy_workers"] >= sign.num_workers
+    return answer.status_code == 200 and healthy >= sign.num_workers
