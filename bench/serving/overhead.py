@@ -3,8 +3,8 @@
     python -m bench.serving.overhead [--requests 30] [--json bench/serving/overhead.json]
 
 Four ways to the same engine and prompts, alternated round by round in one run: the engine loop in this process, gRPC
-to one worker, the gateway in front of one worker, the gateway in front of prefill and decode. A request's time is fitted
-as `per request + per token * (output tokens - 1)` from outputs of 1 and of 65 tokens (medians).
+to one worker, the gateway in front of one worker, the gateway in front of prefill and decode. A request's time is
+`per request + per token * (output tokens - 1)`, from outputs of 1 and of 65 tokens (medians).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 
 import grpc
 import httpx
+import yaml
 from proa_operator.local.options import Options
 from proa_operator.local.prepare import prepare
 from proa_operator.local.process import LocalPlan
@@ -68,9 +70,9 @@ class InProcess:
             self._event_loop.call_soon_threadsafe(self._done.set)
 
 
+@cache
 def token_ids(number: int) -> list[int]:
-    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    return list(tokenizer.encode(f"{number} {PROMPT}").ids)
+    return list(Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(f"{number} {PROMPT}").ids)
 
 
 def grpc_call(address: str) -> Call:
@@ -108,8 +110,13 @@ def http_call(url: str, client: httpx.AsyncClient) -> Call:
 
 
 def service(state: Path, port: int, *, is_aggregated: bool) -> LocalPlan:
+    """The plan of examples/tiny.yaml without a prefix cache: every request computes its prompt."""
+    manifest = yaml.safe_load((ROOT / "examples/tiny.yaml").read_text())
+    manifest["spec"]["engine"]["args"] = ["--prefix-cache", "false"]
+    state.mkdir()
+    (state / "service.yaml").write_text(yaml.safe_dump(manifest))
     options = Options(port=port, device="cpu", is_aggregated=is_aggregated, workers=1 if is_aggregated else None)
-    return prepare(ROOT / "examples/tiny.yaml", options, state)
+    return prepare(state / "service.yaml", options, state)
 
 
 async def measure(num_requests: int, state: Path) -> dict[str, dict[str, float]]:
@@ -140,6 +147,7 @@ async def alternate(calls: dict[str, Call], num_requests: int) -> dict[str, dict
     """Seconds of each request by way and output length; the first two rounds warm up."""
     seconds: dict[str, dict[int, list[float]]] = {name: {length: [] for length in LENGTHS} for name in calls}
     for number in range(num_requests + 2):
+        token_ids(number)
         for name, call in calls.items():
             for length in LENGTHS:
                 started = time.perf_counter()
