@@ -23,6 +23,7 @@ from proa_workers.kv.layout import BlockRun
 from proa_workers.settings import Settings
 from proa_workers.sim.cost import CostModel
 from proa_workers.sim.engine import SimEngine
+from proa_workers.sim.fingerprint import make_row, make_rows
 from proa_workers.sim.pace import Pace
 from proa_workers.sim.profile import SimProfile
 from proa_workers.sim.tokens import TokenSource
@@ -115,6 +116,15 @@ def generate(engine: SimEngine, cuts: list[int], table: list[int], count: int = 
             return row.output_ids
         sampled = run(engine, row, start, start + 1, table)
         start += 1
+
+
+def test_one_row_is_that_of_many() -> None:
+    tokens = np.array([5, 299, 0, 7, 2**40], dtype=np.int64)
+    rows, prefix = make_rows(3, tokens, 2**64 - 5), 2**64 - 5
+    for i, token in enumerate(tokens.tolist()):
+        row = make_row(3 + i, token, prefix)
+        assert list(row) == rows[i].tolist()
+        prefix = row[2]
 
 
 TABLE = [5, 3, 60, 1, 2]
@@ -351,6 +361,7 @@ import sys
 from pathlib import Path
 from proa_workers.settings import Settings
 from proa_workers.sim.engine import SimEngine
+from proa_workers.sim.fingerprint import make_row, make_rows
 settings = Settings(model={str(write_model(tmp_path))!r}, engine="sim", num_kv_blocks=8)
 SimEngine.from_settings(Path(settings.model), settings).close()
 print("torch" in sys.modules)

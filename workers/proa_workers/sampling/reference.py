@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proa_workers.core.plan import SampleRow
-from proa_workers.sampling.draw import GOLDEN, MASK_64, MIX_1, MIX_2
+from proa_workers.sampling.draw import GOLDEN, MASK_64, mix64_int
 from proa_workers.sampling.sampler import MIN_TEMPERATURE
 
 F64 = npt.NDArray[np.float64]
@@ -43,14 +43,8 @@ def sample_reference(logits_V: Sequence[float] | F64, row: SampleRow) -> Referen
 
 def uniform(seed: int, counter: int) -> float:
     """Same as `draw.uniforms`, in Python's own integers."""
-    stream = _mix((seed + GOLDEN) & MASK_64)
-    return (_mix((stream + (counter + 1) * GOLDEN) & MASK_64) >> 11) / 2**53
-
-
-def _mix(x: int) -> int:
-    x = ((x ^ (x >> 30)) * MIX_1) & MASK_64
-    x = ((x ^ (x >> 27)) * MIX_2) & MASK_64
-    return x ^ (x >> 31)
+    stream = mix64_int((seed + GOLDEN) & MASK_64)
+    return (mix64_int((stream + (counter + 1) * GOLDEN) & MASK_64) >> 11) / 2**53
 
 
 def edit(raw_V: F64, row: SampleRow) -> F64:

@@ -21,12 +21,12 @@ from proa_workers.model.hf_config import Keys, read_json
 from proa_workers.sampling.token_bytes import load_tokenizer
 from proa_workers.settings import Settings
 from proa_workers.sim.cost import attended_pairs
-from proa_workers.sim.fingerprint import ROW_BYTES, RowStore, make_rows
+from proa_workers.sim.fingerprint import ROW_BYTES, RowStore, make_row, make_rows
 from proa_workers.sim.pace import Pace
 from proa_workers.sim.profile import SimProfile, read_profile
 from proa_workers.sim.tokens import TokenSource, readable_tokens
 
-VERIFY_WINDOW = 4096  # rows proved per decoding sequence and step; a longer context is covered by turns
+VERIFY_WINDOW = 512  # rows proved per decoding sequence and step; a longer context is covered by turns
 
 
 class SimEngine:
@@ -53,7 +53,7 @@ class SimEngine:
         self.info = info
         self.profile = profile
         self.kv = HostKvMemory(layout, num_blocks)
-        self._store = RowStore(np.frombuffer(self.kv.buffer, dtype=np.uint8), block_tokens)
+        self._store = RowStore(self.kv.buffer, block_tokens)
         self._tokens = tokens
         self._pace = pace
         self._verify_window = verify_window
@@ -94,9 +94,15 @@ class SimEngine:
 
     def _run(self, piece: SeqSlice, step_id: int) -> Sampled | None:
         prefix = self._verify(piece, step_id)
-        rows = make_rows(piece.start, np.array(piece.token_ids, dtype=np.int64), prefix)
-        self._store.write(piece.block_table, piece.start, rows)
-        return None if piece.row is None else self._tokens.next(int(rows[-1, 2]), piece.row)
+        if len(piece.token_ids) == 1:
+            row = make_row(piece.start, piece.token_ids[0], prefix)
+            self._store.append(piece.block_table, row)
+            prefix = row[2]
+        else:
+            rows = make_rows(piece.start, np.array(piece.token_ids, dtype=np.int64), prefix)
+            self._store.write(piece.block_table, piece.start, rows)
+            prefix = int(rows[-1, 2])
+        return None if piece.row is None else self._tokens.next(prefix, piece.row)
 
     def _verify(self, piece: SeqSlice, step_id: int) -> int:
         """Prove the rows before the slice: all of them when they may be new here, else a window and the last one."""
@@ -110,7 +116,7 @@ class SimEngine:
         first = (step_id % -(-start // self._verify_window)) * self._verify_window
         last = min(first + self._verify_window, start)
         self._store.check(piece.seq_id, table, first, _tokens(row, first, last))
-        return self._store.check(piece.seq_id, table, start - 1, _tokens(row, start - 1, start))
+        return self._store.prefix_at(piece.seq_id, table, start - 1, int(_tokens(row, start - 1, start)[0]))
 
     def _seconds(self, plan: StepPlan) -> float:
         prefills = [p for p in plan.slices if len(p.token_ids) > 1 or p.row is None]

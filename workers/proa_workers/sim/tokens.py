@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from proa_workers.core.plan import GrammarState, Sampled, SampleRow
 from proa_workers.errors import CheckpointError
-from proa_workers.sampling.draw import mix64
+from proa_workers.sampling.draw import mix64_int
 from proa_workers.sampling.token_bytes import token_bytes
 
 _END_SALT = 0x5851F42D4C957F2D
@@ -45,10 +45,10 @@ class TokenSource:
 
     def _ends(self, prefix: int, row: SampleRow) -> bool:
         may_end = row.eos_token_ids and not row.params.ignore_eos and len(row.output_ids) >= row.params.min_tokens
-        return bool(may_end) and _hash(prefix ^ _END_SALT) < self._end_chance * 2**64
+        return bool(may_end) and mix64_int(prefix ^ _END_SALT) < self._end_chance * 2**64
 
     def _ordinary(self, prefix: int, row: SampleRow) -> int:
-        first = _hash(prefix) % len(self._readable)
+        first = mix64_int(prefix) % len(self._readable)
         if len(row.output_ids) >= row.params.min_tokens:
             return self._readable[first]
         order = self._readable[first:] + self._readable[:first]
@@ -65,18 +65,14 @@ class TokenSource:
     def _constrained(self, prefix: int, row: SampleRow, allowed: npt.NDArray[np.int64]) -> int:
         """End as soon as the grammar lets it: random text would hardly ever close its brackets."""
         ends = [token for token in row.eos_token_ids if token in allowed]
-        return ends[0] if ends else int(allowed[_hash(prefix) % len(allowed)])
+        return ends[0] if ends else int(allowed[mix64_int(prefix) % len(allowed)])
 
     def _with_logprobs(self, token: int, prefix: int, row: SampleRow) -> Sampled:
         wanted = row.params.logprobs
         if wanted is None:
             return Sampled(token_id=token)
-        first = _hash(prefix) % len(self._readable)
+        first = mix64_int(prefix) % len(self._readable)
         others = [t for t in (self._readable[first:] + self._readable[:first])[: wanted + 1] if t != token]
         ranked = [token, *others][:wanted]
         top = tuple((t, -(i + 1) * math.log(2)) for i, t in enumerate(ranked))
         return Sampled(token_id=token, logprob=-math.log(2), top=top)
-
-
-def _hash(word: int) -> int:
-    return int(mix64(np.array([word], dtype=np.uint64))[0])
