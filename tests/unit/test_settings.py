@@ -39,6 +39,7 @@ def test_sizes(text: str, size: int) -> None:
         (["--model", "m", "--lease-seconds", "0"], {}, "--lease-seconds must be more than 0"),
         (["--model", "m", "--block-size", "0"], {}, "--block-size must be at least 1"),
         (["--model", "m", "--num-kv-blocks", "-1"], {}, "must not be negative"),
+        (["--model", "m", "--num-kv-blocks", "9", "--kv-cache-memory", "1GiB"], {}, "both size the KV pool"),
         (["--model", "m", "--sim-profile", "f"], {}, "--sim-profile works with --engine sim only"),
         (["--model", "m", "--engine", "sim", "--device", "cuda"], {}, "drop --device cuda"),
         (["--model", "m", "--prot", "1"], {}, "unrecognized arguments: --prot 1; see proa-worker --help"),

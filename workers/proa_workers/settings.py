@@ -41,7 +41,7 @@ class Settings:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     block_size: int = 16
-    kv_cache_memory: int = 256 * 2**20
+    kv_cache_memory: int = 0
     num_kv_blocks: int = 0
     max_model_len: int = 0
     max_num_seqs: int = 256
@@ -75,7 +75,7 @@ _HELP = {
     "dtype": "auto: float32 on a CPU, the checkpoint's own on a GPU",
     "device": "auto: a GPU when there is one",
     "block_size": "tokens a KV block holds",
-    "kv_cache_memory": "size of the KV pool, e.g. 512MiB",
+    "kv_cache_memory": "size of the KV pool, e.g. 512MiB (0: 1 GiB on a CPU, 85 % of the free memory of a GPU)",
     "num_kv_blocks": "number of KV blocks instead of a size (0: use the size)",
     "max_model_len": "longest prompt plus output in tokens (0: the model's own)",
     "max_num_seqs": "sequences that run at once",
@@ -182,6 +182,8 @@ def _check(s: Settings) -> None:
             raise SettingsError(f"{_flag(name)} must be more than 0, got {getattr(s, name)}")
     if s.max_model_len < 0 or s.num_kv_blocks < 0:
         raise SettingsError("--max-model-len and --num-kv-blocks must not be negative (0 chooses for you)")
+    if s.num_kv_blocks and s.kv_cache_memory:
+        raise SettingsError("--num-kv-blocks and --kv-cache-memory both size the KV pool: give one of them")
     if s.sim_profile and s.engine != "sim":
         raise SettingsError("--sim-profile works with --engine sim only")
     if s.engine == "sim" and s.device == "cuda":

@@ -34,22 +34,18 @@ def build_loop(engine: Engine, settings: Settings, on_report: Callable[[Report],
 
 
 def _native(folder: Path, settings: Settings, progress: Callable[[float], None]) -> Engine:
-    from proa_workers.engine.native import NativeEngine, NativeSettings, resolve
-    from proa_workers.model.hf_config import read_config
-    from proa_workers.sampling.sampler import Sampler
+    from proa_workers.engine.native import NativeEngine
+    from proa_workers.engine.native_settings import NativeSettings
 
-    config = read_config(folder)
     native = NativeSettings(
         dtype=settings.dtype,
         device=settings.device,
         block_tokens=settings.block_size,
         num_blocks=settings.num_kv_blocks or None,
-        kv_bytes=None if settings.num_kv_blocks else settings.kv_cache_memory or None,
+        kv_bytes=settings.kv_cache_memory or None,
         max_model_len=settings.max_model_len or None,
     )
-    device, _ = resolve(native, config)
-    sampler = Sampler(vocab_size=config.vocab_size, device=str(device))
-    return NativeEngine.from_checkpoint(folder, native, progress=progress, sampler=sampler)
+    return NativeEngine.from_checkpoint(folder, native, progress)
 
 
 def _sim(folder: Path, settings: Settings) -> Engine:
