@@ -3,9 +3,10 @@
     python -m bench.serving.engine_step --shape qwen3-30b-a3b --out bench/serving/engine_step.json
     python -m bench.serving.engine_step --shape tiny --device cpu --out /tmp/dry.json     (dry run)
 
-First `device_check` must pass. Then, per batch size: prompts of 128 random tokens, 64 decode steps with growing context,
-median wall time of `step` (it ends with the tokens on the host). The floor is the time to read the weights that the batch
-touches and its keys and values once, at the copy bandwidth measured here (bytes read plus bytes written).
+First `device_check` must pass. Then, per batch size, with and without CUDA graphs where there are any: prompts of 128
+random tokens, 64 decode steps with growing context, median wall time of `step` (it ends with the tokens on the host).
+The floor is the time to read the weights that the batch touches and its keys and values once, at the copy bandwidth
+measured here (bytes read plus bytes written).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from proa_workers.engine.native import NativeEngine, NativeSettings
+from proa_workers.engine.native import NativeEngine
+from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.model.config import ModelConfig
 
 from bench.serving.device_check import check_device
@@ -74,6 +76,9 @@ def measure(shape: str, device: str, batches: list[int], bandwidth: float) -> li
     engine = NativeEngine.with_random_weights(config, settings)
     print(f"{shape}: weights made in {time.perf_counter() - start:.1f} s, {engine.info.dtype}", flush=True)
     rows = [measure_batch(engine, shape, config, batch, bandwidth) for batch in batches]
+    if engine.graphs is not None:
+        engine.graphs = None
+        rows += [measure_batch(engine, shape, config, batch, bandwidth) for batch in batches]
     engine.close()
     return rows
 
@@ -94,6 +99,7 @@ def measure_batch(
         "shape": shape,
         "batch": batch,
         "dtype": engine.info.dtype,
+        "graphs": engine.graphs is not None,
         "arms": f"{engine.arms.attention}/{engine.arms.for_rows(batch * (config.moe.top_k if config.moe else 1))}",
         "ms_per_step": round(1000 * median(seconds), 3),
         "ms_p10_p90": [round(1000 * seconds[int(STEPS * q)], 3) for q in (0.1, 0.9)],
@@ -122,13 +128,12 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def print_table(record: dict[str, Any]) -> None:
     print(f"{record['device']}, copy {record['copy_bytes_per_second'] / 1e9:.0f} GB/s")
-    print(f"{'shape':<18} {'batch':>6} {'ms/step':>9} {'floor ms':>9} {'floor/ms':>9} {'vLLM on H200 ms':>16}")
+    print(
+        f"{'shape':<18} {'batch':>6} {'graphs':>7} {'ms/step':>9} {'floor ms':>9} {'fraction':>9} {'vLLM H200 ms':>13}"
+    )
     for r in record["results"]:
-        fraction = r["floor_ms"] / r["ms_per_step"]
-        print(
-            f"{r['shape']:<18} {r['batch']:>6} {r['ms_per_step']:>9} {r['floor_ms']:>9} {fraction:>9.2f}"
-            f" {r['vllm_h200_ms'] or '-':>16}"
-        )
+        ours = f"{r['ms_per_step']:>9} {r['floor_ms']:>9} {r['floor_ms'] / r['ms_per_step']:>9.2f}"
+        print(f"{r['shape']:<18} {r['batch']:>6} {r['graphs']!s:>7} {ours} {r['vllm_h200_ms'] or '-':>13}")
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -139,12 +144,14 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, len(shapes), figsize=(5 * len(shapes), 3.6), squeeze=False)
     for axis, shape in zip(axes[0], shapes, strict=True):
         rows = [r for r in record["results"] if r["shape"] == shape]
-        batches = [r["batch"] for r in rows]
-        axis.plot(batches, [r["ms_per_step"] for r in rows], "o-", label="native engine")
-        axis.plot(batches, [r["floor_ms"] for r in rows], "k:", label="floor (bytes / copy bandwidth)")
-        known = [r for r in rows if r["vllm_h200_ms"]]
-        if known:
-            axis.plot([r["batch"] for r in known], [r["vllm_h200_ms"] for r in known], "s--", label="vLLM 0.26 on H200")
+        for has_graphs, label in ((True, "native engine"), (False, "native engine, no CUDA graphs")):
+            line = [r for r in rows if r["graphs"] is has_graphs]
+            axis.plot([r["batch"] for r in line], [r["ms_per_step"] for r in line], "o-", label=label if line else None)
+        batches = sorted({r["batch"] for r in rows})
+        by_batch = {r["batch"]: r for r in rows}
+        axis.plot(batches, [by_batch[b]["floor_ms"] for b in batches], "k:", label="floor (bytes / copy bandwidth)")
+        if all(r["vllm_h200_ms"] for r in rows):
+            axis.plot(batches, [by_batch[b]["vllm_h200_ms"] for b in batches], "s--", label="vLLM 0.26 on H200")
         axis.set(xscale="log", yscale="log", xlabel="sequences in the batch", ylabel="ms per decode step", title=shape)
         axis.set_xticks(batches, [str(b) for b in batches])
         axis.legend(fontsize=8)

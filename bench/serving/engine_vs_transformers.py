@@ -21,7 +21,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
-from proa_workers.engine.native import NativeEngine, NativeSettings
+from proa_workers.engine.native import NativeEngine
+from proa_workers.engine.native_settings import NativeSettings
 
 from bench.serving.drive import Sequences
 from bench.serving.provenance import ROOT, provenance

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import Sampled, SampleRow, SeqSlice, StepPlan
-from proa_workers.engine.native import NativeEngine, NativeSettings
+from proa_workers.engine.native import NativeEngine
+from proa_workers.engine.native_settings import NativeSettings
 
 VOCAB, BLOCK_TOKENS, NUM_BLOCKS = 160, 4, 128
 COMMON = {

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from proa_workers.core.plan import SeqSlice, StepPlan
-from proa_workers.engine.native import NativeEngine, NativeSettings
+from proa_workers.engine.native import NativeEngine
+from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.model.arms import Arms
 from proa_workers.model.assemble import build_batch
 from proa_workers.model.paged import PagedKv

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from proa_workers.engine.native import NativeEngine, NativeSettings
+from proa_workers.engine.native import NativeEngine
+from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.errors import CheckpointError
 from proa_workers.model.weights import INDEX, dequantize_blocks, weights_identity
 from safetensors.torch import load_file, save_file

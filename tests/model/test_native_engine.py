@@ -10,7 +10,8 @@ import pytest
 import torch
 from proa_workers.core.plan import StepPlan
 from proa_workers.engine.device_kv import DeviceKvMemory
-from proa_workers.engine.native import NativeEngine, NativeSettings, choose_arms
+from proa_workers.engine.native import NativeEngine, choose_arms
+from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun
 from proa_workers.kv.memory import probe_pattern

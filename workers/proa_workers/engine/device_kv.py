@@ -1,11 +1,15 @@
-"""Block pool in device memory, read and written as bytes through pinned host memory."""
+"""Block pools as tensors: over shared host memory, or in device memory with byte access through pinned host memory."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from proa_workers.kv.layout import BlockRun, KvLayout
-from proa_workers.kv.memory import probe_pattern
+from proa_workers.kv.memory import HostKvMemory, KvMemory, probe_pattern
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class DeviceKvMemory:
@@ -28,13 +32,23 @@ class DeviceKvMemory:
         source = self._blocks[run.start : run.start + run.num_blocks]
         host = torch.empty(source.shape, dtype=torch.uint8, pin_memory=source.is_cuda)
         host.copy_(source)
-        return memoryview(host.view(-1).numpy())
+        return host.view(-1).numpy().data
 
     def write_run(self, run: BlockRun, source: memoryview) -> None:
         target = self._blocks[run.start : run.start + run.num_blocks]
         host = torch.empty(target.shape, dtype=torch.uint8, pin_memory=target.is_cuda)
-        memoryview(host.view(-1).numpy())[:] = source
+        host.view(-1).numpy().data[:] = source
         target.copy_(host)
 
     def close(self) -> None:
         """Nothing is left behind: the memory goes with the last reference."""
+
+
+def allocate_pool(layout: KvLayout, num_blocks: int, device: torch.device) -> tuple[KvMemory, torch.Tensor]:
+    """The pool as bytes and as a tensor [num_blocks, *block_shape] over the same memory; starts as zeros."""
+    if device.type != "cpu":
+        memory = DeviceKvMemory(layout, num_blocks, DTYPES[layout.dtype], device)
+        return memory, memory.pool
+    host = HostKvMemory(layout, num_blocks)
+    pool = torch.frombuffer(host.buffer, dtype=DTYPES[layout.dtype], count=num_blocks * math.prod(layout.block_shape))
+    return host, pool.view(num_blocks, *layout.block_shape)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
 from proa_workers.engine.base import EngineInfo
-from proa_workers.engine.device_kv import DeviceKvMemory
-from proa_workers.errors import SettingsError
-from proa_workers.kv.layout import KvLayout
-from proa_workers.kv.memory import HostKvMemory, KvMemory
+from proa_workers.engine.device_kv import DTYPES, allocate_pool
+from proa_workers.engine.native_settings import NativeSettings, Placement, place, pool_blocks
 from proa_workers.model.arms import Arms
 from proa_workers.model.assemble import build_batch
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
+from proa_workers.model.graphs import DecodeGraphs, fits_graph
 from proa_workers.model.hf_config import read_config
 from proa_workers.model.loading import load_model
 from proa_workers.model.mtp import MtpModule
@@ -28,9 +25,6 @@ from proa_workers.model.source import RandomWeights
 from proa_workers.model.weights import Progress, weights_identity
 from proa_workers.sampling.sampler import Sampler
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-HOST_KV_BYTES = 1 << 30
-DEVICE_KV_FRACTION = 0.85
 # Up to this many token-expert pairs a loop over them beats sorting them, on a CPU (bench/serving/engine_step.py).
 CPU_FEW_ROWS = 8
 
@@ -39,31 +33,33 @@ class TokenSampler(Protocol):
     def sample(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NativeSettings:
-    """`num_blocks` or `kv_bytes` size the pool; with neither, 1 GiB on a host and 85 % of what is free on a device."""
-
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    block_tokens: int = 32
-    num_blocks: int | None = None
-    kv_bytes: int | None = None
-    max_model_len: int | None = None
-
-
 class NativeEngine:
     """Engine (engine/base.py) over one decoder; build it with `from_checkpoint` or `with_random_weights`."""
 
     def __init__(
-        self, info: EngineInfo, decoder: Decoder, kv: KvMemory, pool: torch.Tensor, sampler: TokenSampler, arms: Arms
+        self,
+        decoder: Decoder,
+        settings: NativeSettings,
+        placement: Placement,
+        *,
+        model_path: str,
+        identity: str,
+        sampler: TokenSampler | None = None,
+        mtp: tuple[MtpModule, ...] = (),
     ) -> None:
-        self.info = info
-        self.kv = kv
-        self.arms = arms
-        self.mtp: tuple[MtpModule, ...] = ()
+        """`identity` names the weights (only equal ones exchange blocks); `sampler` None takes the real one."""
+        config, device = decoder.config, placement.device
+        layout = config.kv_layout(dtype=placement.dtype, block_tokens=settings.block_tokens, identity=identity)
+        self.kv, pool = allocate_pool(layout, pool_blocks(settings, layout, placement), device)
+        self.info = engine_info(config, placement, model_path)
+        self.arms = choose_arms(device)
         self.decoder = decoder
-        self._sampler = sampler
-        self._paged = PagedKv(pool, kv.layout)
+        self.mtp = mtp
+        self._sampler = sampler or Sampler(vocab_size=config.vocab_size, device=str(device))
+        self._paged = PagedKv(pool, layout)
+        # NOTE: torch's grouped product of float32 reads group sizes on the host, which no graph can hold.
+        has_graphs = device.type == "cuda" and placement.dtype == "bfloat16" and settings.graphs == "auto"
+        self.graphs = DecodeGraphs(decoder, self._paged, self.arms) if has_graphs else None
 
     @classmethod
     def from_checkpoint(
@@ -75,137 +71,76 @@ class NativeEngine:
     ) -> NativeEngine:
         """Load `folder`; CheckpointError for a bad checkpoint, SettingsError for settings it cannot serve."""
         config = read_config(folder)
-        device, dtype = resolve(settings, config)
-        max_model_len = model_len(settings, config)
+        placement = place(settings, config)
         loaded = load_model(
             folder,
             config,
-            dtype=DTYPES[dtype],
-            device=device,
-            max_model_len=max_model_len,
+            dtype=DTYPES[placement.dtype],
+            device=placement.device,
+            max_model_len=placement.max_model_len,
             progress=progress,
         )
-        layout = config.kv_layout(
-            dtype=dtype, block_tokens=settings.block_tokens, identity=f"native-1:{weights_identity(folder)}"
+        identity = f"native-1:{weights_identity(folder)}"
+        return cls(
+            loaded.decoder,
+            settings,
+            placement,
+            model_path=str(folder),
+            identity=identity,
+            sampler=sampler,
+            mtp=loaded.mtp,
         )
-        engine = cls._assemble(str(folder), loaded.decoder, layout, settings, device, max_model_len, sampler)
-        engine.mtp = loaded.mtp
-        return engine
 
     @classmethod
     def with_random_weights(
         cls, config: ModelConfig, settings: NativeSettings, seed: int = 0, sampler: TokenSampler | None = None
     ) -> NativeEngine:
         """Engine for benchmarks: weights are made on the device."""
-        device, dtype = resolve(settings, config)
-        max_model_len = model_len(settings, config)
-        source = RandomWeights(dtype=DTYPES[dtype], device=device, seed=seed)
-        decoder = Decoder.load(config, source, max_model_len)
-        layout = config.kv_layout(dtype=dtype, block_tokens=settings.block_tokens, identity=f"random-{seed}")
-        return cls._assemble("random", decoder, layout, settings, device, max_model_len, sampler)
-
-    @classmethod
-    def _assemble(
-        cls,
-        path: str,
-        decoder: Decoder,
-        layout: KvLayout,
-        settings: NativeSettings,
-        device: torch.device,
-        max_model_len: int,
-        sampler: TokenSampler | None,
-    ) -> NativeEngine:
-        config = decoder.config
-        num_blocks = pool_blocks(settings, layout, device, max_model_len)
-        kv, pool = allocate_pool(layout, num_blocks, device)
-        info = EngineInfo(
-            model_path=path,
-            model_type=config.model_type,
-            architecture=config.architecture,
-            vocab_size=config.vocab_size,
-            max_model_len=max_model_len,
-            eos_token_ids=config.eos_token_ids,
-            bos_token_id=config.bos_token_id,
-            pad_token_id=config.pad_token_id,
-            dtype=layout.dtype,
-            device=str(device),
+        placement = place(settings, config)
+        source = RandomWeights(dtype=DTYPES[placement.dtype], device=placement.device, seed=seed)
+        decoder = Decoder.load(config, source, placement.max_model_len)
+        return cls(
+            decoder, settings, placement, model_path="random", identity=f"native-1:random-{seed}", sampler=sampler
         )
-        sampler = sampler or Sampler(vocab_size=config.vocab_size, device=str(device))
-        return cls(info, decoder, kv, pool, sampler, choose_arms(device))
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepOutput:
-        batch = build_batch(plan, self._paged)
-        hidden_TM = self.decoder.forward(batch, self._paged, self.arms)
+        if self.graphs is not None and fits_graph(plan.slices):
+            logits_RV, wanted = self.graphs.logits(plan.slices), tuple(range(len(plan.slices)))
+        else:
+            logits_RV, wanted = self._eager_logits(plan)
         sampled: list[Sampled | None] = [None] * len(plan.slices)
-        if batch.logit_slices:
-            logits_RV = self.decoder.logits(hidden_TM.index_select(0, batch.logit_rows_R))
-            rows = [row for i in batch.logit_slices if (row := plan.slices[i].row) is not None]
-            for i, token in zip(batch.logit_slices, self._sampler.sample(logits_RV, rows), strict=True):
+        if wanted:
+            rows = [row for i in wanted if (row := plan.slices[i].row) is not None]
+            for i, token in zip(wanted, self._sampler.sample(logits_RV, rows), strict=True):
                 sampled[i] = token
         return StepOutput(sampled=tuple(sampled))
+
+    def _eager_logits(self, plan: StepPlan) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Logits of the wanted rows, and the slice of each."""
+        batch = build_batch(plan, self._paged)
+        hidden_TM = self.decoder.forward(batch, self._paged, self.arms)
+        return self.decoder.logits(hidden_TM.index_select(0, batch.logit_rows_R)), batch.logit_slices
 
     def close(self) -> None:
         self.kv.close()
 
 
+def engine_info(config: ModelConfig, placement: Placement, model_path: str) -> EngineInfo:
+    return EngineInfo(
+        model_path=model_path,
+        model_type=config.model_type,
+        architecture=config.architecture,
+        vocab_size=config.vocab_size,
+        max_model_len=placement.max_model_len,
+        eos_token_ids=config.eos_token_ids,
+        bos_token_id=config.bos_token_id,
+        pad_token_id=config.pad_token_id,
+        dtype=placement.dtype,
+        device=str(placement.device),
+    )
+
+
 def choose_arms(device: torch.device) -> Arms:
     """Fast arms of `device`; a host loops over a few pairs, a device never reads ids on the host."""
     return Arms(few_rows=CPU_FEW_ROWS if device.type == "cpu" else 0)
-
-
-def resolve(settings: NativeSettings, config: ModelConfig) -> tuple[torch.device, str]:
-    """Device and dtype name; auto = GPU with the checkpoint's dtype where there is one, else CPU with float32."""
-    has_gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_gpu:
-        raise SettingsError("device cuda: torch sees no GPU here; use device auto or cpu")
-    kind = ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
-    if settings.dtype != "auto":
-        return torch.device(kind), settings.dtype
-    is_half = kind == "cuda" and config.dtype in ("bfloat16", "float16")
-    return torch.device(kind), "bfloat16" if is_half else "float32"
-
-
-def model_len(settings: NativeSettings, config: ModelConfig) -> int:
-    """Longest sequence in tokens; SettingsError if more is asked than the positions that the model knows."""
-    if settings.max_model_len is None:
-        return config.max_position
-    if not 1 <= settings.max_model_len <= config.max_position:
-        raise SettingsError(
-            f"max_model_len {settings.max_model_len} is out of range; this model serves 1..{config.max_position}"
-        )
-    return settings.max_model_len
-
-
-def pool_blocks(settings: NativeSettings, layout: KvLayout, device: torch.device, max_model_len: int) -> int:
-    """Blocks of the pool; SettingsError if not even one sequence of `max_model_len` tokens fits."""
-    if settings.num_blocks is not None and settings.kv_bytes is not None:
-        raise SettingsError("num_blocks and kv_bytes are both set; give one of them")
-    if settings.num_blocks is not None:
-        num_blocks = settings.num_blocks
-    else:
-        num_blocks = (settings.kv_bytes or default_kv_bytes(device)) // layout.block_bytes
-    needed = -(-max_model_len // layout.block_tokens)
-    if num_blocks < needed:
-        raise SettingsError(
-            f"the KV pool holds {num_blocks} blocks of {layout.block_tokens} tokens, but max_model_len {max_model_len}"
-            f" needs {needed}; raise num_blocks or kv_bytes, or lower max_model_len"
-        )
-    return num_blocks
-
-
-def default_kv_bytes(device: torch.device) -> int:
-    if device.type == "cpu":
-        return HOST_KV_BYTES
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return int(free_bytes * DEVICE_KV_FRACTION)
-
-
-def allocate_pool(layout: KvLayout, num_blocks: int, device: torch.device) -> tuple[KvMemory, torch.Tensor]:
-    """The pool as bytes and as a tensor [num_blocks, *block_shape] over the same memory; starts as zeros."""
-    if device.type != "cpu":
-        memory = DeviceKvMemory(layout, num_blocks, DTYPES[layout.dtype], device)
-        return memory, memory.pool
-    host = HostKvMemory(layout, num_blocks)
-    pool = torch.frombuffer(host.buffer, dtype=DTYPES[layout.dtype], count=num_blocks * math.prod(layout.block_shape))
-    return host, pool.view(num_blocks, *layout.block_shape)

@@ -141,13 +141,53 @@ def _decode_group(
     start: int, piece: Piece, table_BN: torch.Tensor, positions_T: torch.Tensor, kv: PagedKv
 ) -> DecodeGroup:
     lengths = tuple((piece.positions + 1).tolist())
-    num_keys, bias_X1S = max(lengths), None
-    if min(lengths) != num_keys:
-        last_X = positions_T[start : start + len(lengths)].repeat_interleave(kv.num_heads)
-        is_beyond_XS = torch.arange(num_keys, device=last_X.device) > last_X[:, None]
-        bias_XS = torch.zeros(is_beyond_XS.shape, device=last_X.device).masked_fill_(is_beyond_XS, float("-inf"))
-        bias_X1S = bias_XS[:, None, :]
+    has_equal_lengths = min(lengths) == max(lengths)
+    positions_B = positions_T[start : start + len(lengths)]
+    bias_X1S = None if has_equal_lengths else _length_bias(positions_B, max(lengths), kv.num_heads)
     return DecodeGroup(start=start, lengths=lengths, tile_ids_L=kv.tile_ids(table_BN), bias_X1S=bias_X1S)
+
+
+def _length_bias(positions_B: torch.Tensor, num_keys: int, num_kv_heads: int) -> torch.Tensor:
+    """float32 [X, 1, S]: 0 for keys up to each row's own position, -inf after."""
+    last_X = positions_B[:, None].expand(-1, num_kv_heads).reshape(-1)
+    is_beyond_XS = torch.arange(num_keys, device=last_X.device) > last_X[:, None]
+    bias_XS = torch.zeros(is_beyond_XS.shape, device=last_X.device).masked_fill_(is_beyond_XS, float("-inf"))
+    return bias_XS[:, None, :]
+
+
+def pack_padded_decode(slices: Sequence[SeqSlice], num_rows: int, num_blocks: int, block_tokens: int) -> Ints:
+    """Decode rows in fixed sizes, as one buffer for `padded_decode_batch`.
+
+    Rows past the last slice repeat the first, and so write what it writes.
+    """
+    piece = _decode_piece(slices, list(range(len(slices))), block_tokens)
+    rows = np.concatenate([np.arange(len(slices)), np.zeros(num_rows - len(slices), dtype=np.int64)])
+    table_BN = np.zeros((num_rows, num_blocks), dtype=np.int64)
+    table_BN[:, : piece.table_BN.shape[1]] = piece.table_BN[rows]
+    positions = piece.positions[rows]
+    columns = [piece.token_ids[rows], positions, piece.blocks[rows], positions % block_tokens, table_BN.ravel()]
+    return np.concatenate(columns)
+
+
+def padded_decode_batch(buffer: torch.Tensor, num_rows: int, num_blocks: int, kv: PagedKv) -> Batch:
+    """Batch over `buffer` (on the device) whose shapes depend on the sizes alone; every row's logits are wanted."""
+    tokens, positions, blocks, offsets, table = buffer.split_with_sizes([num_rows] * 4 + [num_rows * num_blocks])
+    num_keys = num_blocks * kv.block_tokens
+    group = DecodeGroup(
+        start=0,
+        lengths=(num_keys,) * num_rows,
+        tile_ids_L=kv.tile_ids(table.view(num_rows, num_blocks)),
+        bias_X1S=_length_bias(positions, num_keys, kv.num_heads),
+    )
+    return Batch(
+        token_ids_T=tokens,
+        positions_T=positions,
+        row_ids_LP=kv.row_ids(blocks, offsets),
+        decodes=(group,),
+        chunks=(),
+        logit_rows_R=torch.arange(num_rows, device=buffer.device),
+        logit_slices=tuple(range(num_rows)),
+    )
 
 
 def _prefill_chunk(start: int, piece: SeqSlice, table_1N: torch.Tensor, kv: PagedKv) -> PrefillChunk:

@@ -36,8 +36,8 @@ def attend_chunk(
 ) -> torch.Tensor:
     """Rows of one sequence, causal after its prefix; v may be narrower than k. Returns [T, H*D]."""
     group_size = q_THD.shape[1] // k_KSD.shape[0]
-    k_HSD = k_KSD if group_size == 1 else k_KSD.repeat_interleave(group_size, 0)
-    v_HSD = v_KSD if group_size == 1 else v_KSD.repeat_interleave(group_size, 0)
+    k_HSD = k_KSD[:, None].expand(-1, group_size, -1, -1).flatten(0, 1)
+    v_HSD = v_KSD[:, None].expand(-1, group_size, -1, -1).flatten(0, 1)
     out_1HTD = F.scaled_dot_product_attention(
         q_THD.transpose(0, 1)[None],
         k_HSD[None],

@@ -24,7 +24,7 @@ class ExpertWeights:
         self.w13_EFM, self.w2_EMI = w13_EFM, w2_EMI
         self.w13_EMF, self.w2_EIM = w13_EFM.transpose(1, 2), w2_EMI.transpose(1, 2)
         self.per_expert = list(zip(w13_EFM.unbind(0), w2_EMI.unbind(0), strict=True))
-        self.edges_E = torch.arange(1, w13_EFM.shape[0] + 1, device=w13_EFM.device)
+        self.edges_E = torch.arange(1, w13_EFM.shape[0] + 1, dtype=torch.int16, device=w13_EFM.device)
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,8 @@ def run_grouped(
 ) -> torch.Tensor:
     """Sort the pairs by expert, two grouped products, back to token order; no host synchronisation."""
     num_active = ids_TA.shape[1]
-    sorted_N, order_N = ids_TA.flatten().sort(stable=True)
+    # A radix sort passes over every key bit, so narrow keys sort four times faster on a GPU.
+    sorted_N, order_N = ids_TA.flatten().to(torch.int16).sort(stable=True)
     ends_E = torch.searchsorted(sorted_N, experts.edges_E, out_int32=True)
     gathered_NM = x_TM.index_select(0, order_N // num_active)
     hidden_NI = swiglu(F.grouped_mm(gathered_NM, experts.w13_EMF, offs=ends_E))

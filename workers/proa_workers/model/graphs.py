@@ -1,0 +1,78 @@
+"""CUDA graphs of pure decode steps: one launch instead of thousands.
+
+A graph has fixed shapes, so rows and blocks are rounded up to a bucket; each bucket is captured when it is first needed
+(some tenths of a second). All graphs share one memory pool: logits are valid until the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from proa_workers.core.plan import SeqSlice
+from proa_workers.model.arms import Arms
+from proa_workers.model.assemble import pack_padded_decode, padded_decode_batch
+from proa_workers.model.decoder import Decoder
+from proa_workers.model.paged import PagedKv
+
+# Larger batches keep a GPU busy without a graph.
+MAX_GRAPH_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: torch.Tensor
+    logits_RV: torch.Tensor
+
+
+class DecodeGraphs:
+    """Decode steps of one decoder over one pool, on the current device."""
+
+    def __init__(self, decoder: Decoder, kv: PagedKv, arms: Arms) -> None:
+        self._decoder = decoder
+        self._kv = kv
+        self._arms = arms
+        self._captured: dict[tuple[int, int], Captured] = {}
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def logits(self, slices: Sequence[SeqSlice]) -> torch.Tensor:
+        """float32 [len(slices), V], in the slices' order; valid until the next call."""
+        num_blocks = max((s.end - 1) // self._kv.block_tokens + 1 for s in slices)
+        sizes = (bucket(len(slices)), bucket(num_blocks))
+        host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens)).pin_memory()
+        if sizes not in self._captured:
+            self._captured[sizes] = self._capture(host.to(self._kv.pool.device), sizes)
+        captured = self._captured[sizes]
+        captured.inputs.copy_(host, non_blocking=True)
+        captured.graph.replay()
+        return captured.logits_RV[: len(slices)]
+
+    def _capture(self, inputs: torch.Tensor, sizes: tuple[int, int]) -> Captured:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._forward(inputs, sizes)  # libraries allocate their workspaces outside of the capture
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may copy KV blocks meanwhile, which a global capture would forbid.
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            logits_RV = self._forward(inputs, sizes)
+        return Captured(graph=graph, inputs=inputs, logits_RV=logits_RV)
+
+    def _forward(self, inputs: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
+        batch = padded_decode_batch(inputs, *sizes, self._kv)
+        return self._decoder.logits(self._decoder.forward(batch, self._kv, self._arms))
+
+
+def fits_graph(slices: Sequence[SeqSlice]) -> bool:
+    """Only decode rows, all of whose logits are wanted, and not too many."""
+    return len(slices) <= MAX_GRAPH_ROWS and all(len(s.token_ids) == 1 and s.row is not None for s in slices)
+
+
+def bucket(count: int) -> int:
+    """Smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count`."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
