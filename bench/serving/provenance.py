@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -15,11 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance() -> dict[str, object]:
-    """Values are strings or numbers; `commit` ends in -dirty when tracked files differ from it."""
+    """Values are strings or numbers; `commit` ends in -dirty when tracked files differ from it.
+
+    PROA_COMMIT names the commit on machines that hold a copy of the files without the history.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),
-        "commit": _git("describe", "--always", "--dirty", "--abbrev=12"),
+        "commit": os.environ.get("PROA_COMMIT") or _git("describe", "--always", "--dirty", "--abbrev=12"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         "cpu": _cpu_name(),
         "num_threads": torch.get_num_threads(),

@@ -48,14 +48,13 @@ def run_looped(
     x_TM: torch.Tensor, weights_TA: torch.Tensor, ids_TA: torch.Tensor, experts: ExpertWeights
 ) -> torch.Tensor:
     """Pair by pair: least work for a handful of pairs; reads the ids on the host, so it is for CPU tensors."""
-    rows = []
-    for x_1M, weights, ids in zip(torch.split(x_TM, 1), weights_TA.tolist(), ids_TA.tolist(), strict=True):
-        out_1M = torch.zeros_like(x_1M, dtype=torch.float32)
+    out_TM = torch.zeros_like(x_TM, dtype=torch.float32)
+    rows = zip(torch.split(x_TM, 1), torch.split(out_TM, 1), weights_TA.tolist(), ids_TA.tolist(), strict=True)
+    for x_1M, out_1M, weights, ids in rows:
         for weight, e in zip(weights, ids, strict=True):
             w13_FM, w2_MI = experts.per_expert[e]
             out_1M.add_(F.linear(swiglu(F.linear(x_1M, w13_FM)), w2_MI), alpha=weight)
-        rows.append(out_1M)
-    return torch.cat(rows).to(x_TM.dtype)
+    return out_TM.to(x_TM.dtype)
 
 
 def run_grouped(

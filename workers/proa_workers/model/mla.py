@@ -27,7 +27,10 @@ LATENT_EPS = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlaAttention:
-    """`down` makes [query latent (or whole query), kv latent, rotated key] in one product."""
+    """`down` makes [query latent (or whole query), kv latent, rotated key] in one product.
+
+    `kv_up` holds U key rows, then V value rows of every head (x = U + V); `k_up` and `v_up` are views of it.
+    """
 
     layer: int
     num_heads: int
@@ -38,6 +41,8 @@ class MlaAttention:
     q_up: torch.Tensor | None
     kv_norm: RmsNorm
     kv_up_HxR: torch.Tensor
+    k_up_HUR: torch.Tensor
+    v_up_HRV: torch.Tensor
     out_MHV: torch.Tensor
 
     @classmethod
@@ -51,6 +56,8 @@ class MlaAttention:
         down = q if rank is None else source.take(f"{prefix}.q_a_proj.weight", (rank, hidden))
         kv_down = source.take(f"{prefix}.kv_a_proj_with_mqa.weight", (mla.latent_dim, hidden))
         kv_up_shape = (heads * (mla.qk_nope_head_dim + mla.v_head_dim), mla.kv_lora_rank)
+        kv_up_HxR = source.take(f"{prefix}.kv_b_proj.weight", kv_up_shape)
+        per_head_HxR = kv_up_HxR.view(heads, -1, mla.kv_lora_rank)
         return cls(
             layer=layer,
             num_heads=heads,
@@ -60,7 +67,9 @@ class MlaAttention:
             q_norm=None if rank is None else RmsNorm.load(source, f"{prefix}.q_a_layernorm", rank, LATENT_EPS),
             q_up=None if rank is None else q,
             kv_norm=RmsNorm.load(source, f"{prefix}.kv_a_layernorm", mla.kv_lora_rank, LATENT_EPS),
-            kv_up_HxR=source.take(f"{prefix}.kv_b_proj.weight", kv_up_shape),
+            kv_up_HxR=kv_up_HxR,
+            k_up_HUR=per_head_HxR[:, : mla.qk_nope_head_dim],
+            v_up_HRV=per_head_HxR[:, mla.qk_nope_head_dim :].transpose(1, 2),
             out_MHV=source.take(f"{prefix}.o_proj.weight", (hidden, heads * mla.v_head_dim)),
         )
 
@@ -68,24 +77,28 @@ class MlaAttention:
         self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms
     ) -> torch.Tensor:
         """Write the tokens' latent rows, attend, project; returns [T, M]."""
-        q_THD = self._project(x_TM, rotation, batch, kv)
+        q_THU, q_THO = self._project(x_TM, rotation, batch, kv)
+        decode, prefill = ATTEND[arms.attention]
         parts = []
         for group in batch.decodes:
+            q_BHU, q_BHO = q_THU[group.rows], q_THO[group.rows]
             latents_BSC = kv.gather(group.tile_ids_L[self.layer], len(group.lengths))[0, :, 0, : group.num_keys]
-            if arms.attention == "reference":
-                k_BHSD, v_BHSV = self._expand(latents_BSC)
-                parts.append(ATTEND["reference"][0](q_THD[group.rows], k_BHSD, v_BHSV, group, self.scale))
+            if arms.attention == "batched":
+                parts.append(self._absorbed(q_BHU, q_BHO, latents_BSC, group))
             else:
-                parts.append(self._absorbed(q_THD[group.rows], latents_BSC, group))
+                k_BHSD, v_BHSV = self._expand(latents_BSC)
+                parts.append(decode(torch.cat([q_BHU, q_BHO], 2), k_BHSD, v_BHSV, group, self.scale))
         for chunk in batch.chunks:
             latents_1SC = kv.gather(chunk.tile_ids_L[self.layer], 1)[0, :, 0, : chunk.num_keys]
             k_1HSD, v_1HSV = self._expand(latents_1SC)
-            attend = ATTEND[arms.attention][1]
-            parts.append(attend(q_THD[chunk.rows], k_1HSD[0], v_1HSV[0], chunk, self.scale))
+            q_CHD = torch.cat([q_THU[chunk.rows], q_THO[chunk.rows]], 2)
+            parts.append(prefill(q_CHD, k_1HSD[0], v_1HSV[0], chunk, self.scale))
         return F.linear(parts[0] if len(parts) == 1 else torch.cat(parts), self.out_MHV)
 
-    def _project(self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv) -> torch.Tensor:
-        """Queries [T, H, U + O] with their last O dims rotated; the latent rows go to the cache."""
+    def _project(
+        self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries [T, H, U] and, rotated, [T, H, O]; the latent rows go to the cache."""
         mla = self.mla
         down_TF = F.linear(x_TM, self.down_FM)
         q_width = down_TF.shape[1] - mla.latent_dim
@@ -93,10 +106,11 @@ class MlaAttention:
         if self.q_norm is not None and self.q_up is not None:
             q = F.linear(self.q_norm.forward(q), self.q_up)
         q_THD = q.view(-1, self.num_heads, mla.qk_head_dim)
-        rotated_TNO = rotate(torch.cat([q_THD[..., mla.qk_nope_head_dim :], key_TO[:, None]], 1), rotation)
+        q_THU, q_THO = q_THD.split_with_sizes([mla.qk_nope_head_dim, mla.qk_rope_head_dim], 2)
+        rotated_TNO = rotate(torch.cat([q_THO, key_TO[:, None]], 1), rotation)
         rows_TC = torch.cat([self.kv_norm.forward(latent_TR), rotated_TNO[:, -1]], 1)
         kv.write(batch.row_ids_LP[self.layer], rows_TC)
-        return torch.cat([q_THD[..., : mla.qk_nope_head_dim], rotated_TNO[:, :-1]], 2)
+        return q_THU, rotated_TNO[:, :-1]
 
     def _expand(self, latents_BSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys [B, H, S, U + O] and values [B, H, S, V] of latent rows."""
@@ -107,15 +121,15 @@ class MlaAttention:
         rotated_BSHO = latents_BSC[:, :, None, mla.kv_lora_rank :].expand(-1, -1, self.num_heads, -1)
         return torch.cat([k_BSHU, rotated_BSHO], -1).transpose(1, 2), v_BSHV.transpose(1, 2)
 
-    def _absorbed(self, q_BHD: torch.Tensor, latents_BSC: torch.Tensor, group: DecodeGroup) -> torch.Tensor:
+    def _absorbed(
+        self, q_BHU: torch.Tensor, q_BHO: torch.Tensor, latents_BSC: torch.Tensor, group: DecodeGroup
+    ) -> torch.Tensor:
         """Attention of decode rows in latent space; returns [B, H*V]."""
-        mla = self.mla
-        up_HxR = self.kv_up_HxR.view(self.num_heads, -1, mla.kv_lora_rank)
-        q_HBR = torch.bmm(q_BHD[..., : mla.qk_nope_head_dim].transpose(0, 1), up_HxR[:, : mla.qk_nope_head_dim])
-        q_BHC = torch.cat([q_HBR.transpose(0, 1), q_BHD[..., mla.qk_nope_head_dim :]], 2)
+        q_HBR = torch.bmm(q_BHU.transpose(0, 1), self.k_up_HUR)
+        q_BHC = torch.cat([q_HBR.transpose(0, 1), q_BHO], 2)
         weights_BHS = scores(q_BHC, latents_BSC, self.scale, group.bias_X1S).softmax(-1).to(q_BHC.dtype)
-        latent_BHR = torch.bmm(weights_BHS, latents_BSC[..., : mla.kv_lora_rank])
-        out_HBV = torch.bmm(latent_BHR.transpose(0, 1), up_HxR[:, mla.qk_nope_head_dim :].transpose(1, 2))
+        latent_BHR = torch.bmm(weights_BHS, latents_BSC[..., : self.mla.kv_lora_rank])
+        out_HBV = torch.bmm(latent_BHR.transpose(0, 1), self.v_up_HRV)
         return out_HBV.transpose(0, 1).flatten(1)
 
 
