@@ -130,15 +130,27 @@ async def test_a_request_that_a_worker_refuses_goes_elsewhere(
     make_plan: Callable[..., LocalPlan], faults: Path, options: dict[str, Any], broken: str
 ) -> None:
     local_plan = make_plan(**options)
-    (faults / broken).touch()
+    (faults / broken).write_text("UNAVAILABLE")
     async with _serving(local_plan):
         assert await _statuses(local_plan, 20) == [200] * 20
     assert (faults / f"{broken}.calls").exists()  # it was tried, so the gateway did have to retry
 
 
+@pytest.mark.parametrize(("code", "status"), [("INVALID_ARGUMENT", 400), ("RESOURCE_EXHAUSTED", 429)])
+async def test_a_wrong_request_or_a_full_queue_shuts_no_worker_out(
+    make_plan: Callable[..., LocalPlan], faults: Path, code: str, status: int
+) -> None:
+    local_plan = make_plan(prefill=1, decode=1)
+    async with _serving(local_plan):
+        (faults / "decode-0").write_text(code)
+        assert await _statuses(local_plan, 3) == [status] * 3
+        (faults / "decode-0").unlink()
+        assert await _statuses(local_plan, 3) == [200] * 3
+
+
 async def test_without_retries_the_same_check_fails(make_plan: Callable[..., LocalPlan], faults: Path) -> None:
     local_plan = make_plan(gateway_args="--disable-retries")
-    (faults / "decode-0").touch()
+    (faults / "decode-0").write_text("UNAVAILABLE")
     async with _serving(local_plan):
         assert 503 in await _statuses(local_plan, 20)
 

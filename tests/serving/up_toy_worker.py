@@ -1,7 +1,7 @@
 """A double of proa-worker for tests of supervision and of the gateway's retries: it echoes the prompt, nothing more.
 
-It takes the same command line. Faults come from the file TOY_FAULTS/<engine id>: "refuse" makes every request fail
-with UNAVAILABLE. TOY_FAULTS/<engine id>.calls gets one character for each request that arrives.
+It takes the same command line. The file TOY_FAULTS/<engine id> holds the name of the gRPC status with which every
+request fails. TOY_FAULTS/<engine id>.calls gets one character for each request that arrives.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Echo(vllm_engine_pb2_grpc.VllmEngineServicer):
         with (self._folder / f"{name}.calls").open("a") as calls:
             calls.write(".")
         if (self._folder / name).exists():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "planted fault")
+            await context.abort(grpc.StatusCode[(self._folder / name).read_text()], "planted fault")
         ids = list(request.tokenized.input_ids)
         wanted = request.sampling_params.max_tokens or 16
         with RUNNING.track_inprogress():

@@ -126,6 +126,10 @@ def test_gateway_routes_to_the_workers(options: Options, words: str) -> None:
     ("options", "spec", "flag", "value"),
     [
         (Options(), {}, "cb-failure-threshold", "2"),
+        (Options(prefill=2), {}, "cb-failure-threshold", "1"),
+        (Options(prefill=2, decode=1), {}, "cb-failure-threshold", "2"),
+        (Options(is_aggregated=True), {}, "cb-failure-threshold", "1"),
+        (Options(is_aggregated=True, workers=1), {}, "cb-failure-threshold", "2"),
         (Options(), {}, "cb-timeout-duration-secs", "5"),
         (Options(), {}, "health-check-interval-secs", "2"),
         (Options(), {}, "model-path", "/models/tiny-moe"),

@@ -1,11 +1,14 @@
 """The command line of the gateway, `smg`.
 
-The policies make a request go elsewhere when a worker fails at its start: cache-aware decode sticks to a broken
-worker until its circuit breaker opens, least load does not.
+The policies make a request go elsewhere when a worker fails at its start. Cache-aware routing, which prefill needs for
+its prefix cache, retries at the same worker until the circuit breaker opens; least load does not. The breaker counts
+requests, not tries (measured: with a threshold of 2 a request failed with 503 in one of three runs, with 1 in none of
+eight), and it counts neither INVALID_ARGUMENT nor RESOURCE_EXHAUSTED.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from proa_operator.api.service import ServiceSpec
@@ -13,7 +16,6 @@ from proa_operator.local.process import GatewayServing, IdleGauge, Process, Role
 
 _LOOPBACK = "127.0.0.1"
 _POLICIES: dict[str, str | int] = {
-    "cb-failure-threshold": 2,
     "cb-timeout-duration-secs": 5,
     "health-check-interval-secs": 2,
     "health-check-timeout-secs": 2,
@@ -43,6 +45,7 @@ def gateway_process(
         "prometheus-port": metrics_port,
         "shutdown-grace-period-secs": spec.drain.timeout_seconds,
         "log-level": "warn",
+        "cb-failure-threshold": _breaker_threshold(workers),
         **_POLICIES,
     }
     if spec.gateway.tool_parser:
@@ -63,6 +66,12 @@ def gateway_process(
         # smg waits 5 s for load balancers before it ends; nothing balances here, so it may go once it is idle.
         idle=IdleGauge(url=metrics_url, metric="smg_http_connections_active"),
     )
+
+
+def _breaker_threshold(workers: tuple[Process, ...]) -> int:
+    """Failed requests until a worker is left out for 5 s: at once only where another one can take over."""
+    smallest_pool = min(Counter(worker.role for worker in workers).values())
+    return 1 if smallest_pool > 1 else 2
 
 
 def reachable(host: str) -> str:
