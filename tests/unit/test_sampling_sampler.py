@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +16,13 @@ import torch
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import Sampled, SampleRow
 from proa_workers.errors import InvalidRequest
-from proa_workers.sampling import reference
+from proa_workers.sampling import reference, select
 from proa_workers.sampling import sampler as sampler_module
-from proa_workers.sampling.adjust import check_token_ids
+from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.reference import sample_reference
 from proa_workers.sampling.sampler import Sampler
+from proa_workers.sampling.select import cutoff_by_counting, cutoff_by_sorting, invert_by_chunks, invert_by_scan
 
 VOCAB = 70
 EOS = (3,)
@@ -30,20 +33,20 @@ class OnlyTokens:
     """A grammar that allows a fixed set of tokens."""
 
     allowed: tuple[int, ...]
-    finished: bool = False
+    is_strict: bool = False  # an empty set allows nothing, not everything
     accepted: list[int] = field(default_factory=list)
 
     def fill_mask(self, row: npt.NDArray[np.int32]) -> bool:
         bits = np.zeros(len(row) * 32, dtype=np.uint8)
         bits[list(self.allowed)] = 1
         row[:] = np.packbits(bits, bitorder="little").view(np.int32)
-        return bool(self.allowed)
+        return bool(self.allowed) or self.is_strict
 
     def accept(self, token_id: int) -> None:
         self.accepted.append(token_id)
 
     def is_finished(self) -> bool:
-        return self.finished
+        return False
 
 
 def make_row(
@@ -84,8 +87,9 @@ EDITS: list[dict[str, Any]] = [
     {"logit_bias": ((3, 4.0), (9, -100.0), (69, 2.5))},
     {"min_tokens": 50, "stop_token_ids": (0, 11)},
     {"grammar": OnlyTokens((2, 3, 31, 32, 64, 69)), "repetition_penalty": 1.2},
-    {"grammar": OnlyTokens((3,), finished=True), "min_tokens": 50},
-    {"grammar": OnlyTokens(())},
+    {"grammar": OnlyTokens((3,)), "min_tokens": 50},
+    {"grammar": OnlyTokens((3, 11, 40)), "min_tokens": 50, "stop_token_ids": (11,)},
+    {"grammar": OnlyTokens(()), "min_tokens": 50},
 ]
 TEMPERATURES = [0.0, 0.3, 1.0, 2.5]
 
@@ -111,7 +115,7 @@ def disagreements(logits: torch.Tensor, rows: list[SampleRow]) -> list[str]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_parameter_combination_agrees_with_the_reference(dtype: torch.dtype) -> None:
     rows = mixed_rows()
-    assert len(rows) == 360
+    assert len(rows) == 400
     assert disagreements(random_logits(len(rows)).to(dtype), rows) == []
 
 
@@ -137,8 +141,30 @@ def test_top_k_by_either_path_with_top_p_and_min_p(top_k: tuple[int, int]) -> No
     assert disagreements(coarse, rows) == []
 
 
+@pytest.mark.parametrize("vocab", [1, 5, 70, 128, 1000])
+def test_ways_of_host_and_device_agree(vocab: int) -> None:
+    y_RV = (random_logits(200, vocab=vocab).abs() * 8).round() / 8
+    y_RV[:, ::7] = math.inf
+    y_RV[:, 0] = 0
+    key_RV, weight_RV = y_RV.view(torch.int32), torch.exp(-y_RV)
+    budgets = torch.linspace(0.001, 1, 200, dtype=torch.float64)[:, None]
+    for weights in (weight_RV, torch.ones_like(weight_RV)):
+        budget_R1 = budgets * weights.sum(1, keepdim=True, dtype=torch.float64)
+        kept = [key_RV <= cut(key_RV, weights, budget_R1) for cut in (cutoff_by_counting, cutoff_by_sorting)]
+        assert torch.equal(*[mask & (weights > 0) for mask in kept])
+    assert torch.equal(invert_by_chunks(weight_RV, budgets - 0.001), invert_by_scan(weight_RV, budgets - 0.001))
+
+
+def test_the_devices_ways_agree_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "cutoff_by_counting", cutoff_by_sorting)
+    monkeypatch.setattr(select, "invert_by_chunks", invert_by_scan)
+    rows = mixed_rows()
+    assert disagreements(random_logits(len(rows)), rows) == []
+
+
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, logits = mixed_rows(), random_logits(360)
+    rows = mixed_rows()
+    logits = random_logits(len(rows))
     whole = run(logits, rows)
     monkeypatch.setattr(sampler_module, "HOST_BLOCK_LOGITS", 7 * VOCAB)
     assert run(logits, rows) == whole
@@ -227,12 +253,13 @@ def test_uniforms_have_no_lag_correlation_and_match_plain_integers() -> None:
 
 
 def test_a_seeded_row_does_not_depend_on_its_batch() -> None:
-    rows, logits = mixed_rows(), random_logits(360)
+    rows = mixed_rows()
+    logits = random_logits(len(rows))
     together = run(logits, rows)
     order = list(np.random.default_rng(0).permutation(len(rows)))
     shuffled = run(logits[order], [rows[i] for i in order])
     assert [together[i] for i in order] == shuffled
-    assert [run(logits[i : i + 1], [rows[i]])[0] for i in range(0, 360, 7)] == together[::7]
+    assert [run(logits[i : i + 1], [rows[i]])[0] for i in range(0, len(rows), 7)] == together[::7]
 
 
 def test_logprobs_are_of_the_raw_logits_and_sorted() -> None:
@@ -261,7 +288,7 @@ def test_logprobs_are_of_the_raw_logits_and_sorted() -> None:
         (math.nan, {"top_p": 0.5, "top_k": 3, "logit_bias": ((9, 1.0),)}, "logits of row 1 have a maximum of nan"),
         (math.inf, {}, "logits of row 1 have a maximum of inf"),
         (-math.inf, {}, "logits of row 1 have a maximum of -inf"),
-        (0.0, {"grammar": OnlyTokens((3,)), "min_tokens": 9}, "row 1 has no token left to choose at output 2"),
+        (0.0, {"grammar": OnlyTokens((), is_strict=True)}, "row 1 has no token left to choose at output 2"),
     ],
 )
 def test_broken_logits_are_an_error_that_names_the_row(
@@ -269,16 +296,24 @@ def test_broken_logits_are_an_error_that_names_the_row(
 ) -> None:
     logits = random_logits(3)
     logits[1, :] = torch.where(torch.arange(VOCAB) % 2 == 0, fault, fault if fault == -math.inf else 0.0)
-    rows = [make_row(temperature=temperature, output=(1, 2), **p) for p in ({}, params, {})]
+    rows = [make_row(temperature=temperature, output=(1, 2), logprobs=2, **p) for p in ({}, params, {})]
     with pytest.raises(AssertionError, match=message):
         run(logits, rows)
 
 
 def test_callers_logits_stay_unchanged() -> None:
-    logits, rows = random_logits(360), mixed_rows()
+    rows = mixed_rows()
+    logits = random_logits(len(rows))
     before = logits.clone()
     run(logits, rows)
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-5, 1.0, 100.0])
+@pytest.mark.parametrize("extreme", [{"repetition_penalty": 1e-44}, {"top_p": 1e-45, "min_p": 1e-45}, {"top_k": 2**31}])
+def test_extreme_settings_do_not_break_the_step(extreme: dict[str, Any], temperature: float) -> None:
+    rows = [make_row(s, output=tuple(range(VOCAB)), temperature=temperature, **extreme) for s in range(8)]
+    assert len(run(random_logits(8) * 1e6, rows)) == 8
 
 
 def test_ties_at_the_cut_are_kept() -> None:
@@ -295,11 +330,20 @@ def test_ties_at_the_cut_are_kept() -> None:
     [
         ({"logit_bias": ((70, 1.0),)}, "logit_bias has token id 70; this model's ids are 0..69"),
         ({"stop_token_ids": (-1,)}, "stop_token_ids has token id -1"),
+        ({"logit_bias": ((7, math.inf),)}, "logit_bias of token 7 must be in -100..100, got inf"),
+        ({"logit_bias": ((7, math.nan),)}, "logit_bias of token 7 must be in -100..100, got nan"),
+        ({"min_tokens": 1, "stop_token_ids": tuple(range(70))}, "leaves no token: drop one of them"),
     ],
 )
-def test_foreign_token_ids_are_refused(params: dict[str, Any], message: str) -> None:
+def test_what_could_break_a_step_is_refused_at_admission(params: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        check_token_ids(make_row(**params).params, VOCAB)
+        check_admissible(make_row(**params).params, VOCAB, EOS)
+
+
+def test_admission_needs_no_torch() -> None:
+    code = "import sys, proa_workers.sampling.admission; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_no_rows_and_wrong_shapes() -> None:

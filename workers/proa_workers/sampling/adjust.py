@@ -1,7 +1,8 @@
 """What a request changes in its logits before a token is chosen: bias, penalties, forbidden tokens, grammar.
 
 Edits that name tokens (all but the grammar) are gathered on the host and applied as a few sparse writes.
-Order as in vLLM (`v1/sample/sampler.py`): min_tokens, logit bias, repetition penalty, frequency and presence penalty.
+Order as in vLLM (`v1/sample/sampler.py`): logit bias, repetition penalty, frequency and presence penalty; what is
+forbidden stays so whatever the order.
 """
 
 from __future__ import annotations
@@ -15,18 +16,9 @@ import torch
 from torch import Tensor
 
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import SampleRow
-from proa_workers.errors import InvalidRequest
+from proa_workers.core.plan import GrammarState, SampleRow
 
 F64 = npt.NDArray[np.float64]
-
-
-def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
-    """Refuse, at admission, token ids that the model does not have. Raises InvalidRequest."""
-    for field, ids in (("logit_bias", [t for t, _ in params.logit_bias]), ("stop_token_ids", params.stop_token_ids)):
-        for token_id in ids:
-            if not 0 <= token_id < vocab_size:
-                raise InvalidRequest(f"{field} has token id {token_id}; this model's ids are 0..{vocab_size - 1}")
 
 
 def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -36,7 +28,7 @@ def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     edited_RV = logits_RV.clone()
     _add_bias(edited_RV, rows)
     _penalise(edited_RV, rows)
-    _forbid_stops(edited_RV, rows)
+    _forbid_ends(edited_RV, rows)
     _apply_grammars(edited_RV, rows)
     return edited_RV
 
@@ -85,6 +77,7 @@ def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
     repetition_N, subtract_N = value_2N
     old_N = logits_RV[row_N, token_N]
     scaled_N = torch.where(old_N > 0, old_N / repetition_N, old_N * repetition_N)
+    scaled_N.clamp_(max=torch.finfo(torch.float32).max)  # a tiny repetition penalty must not make an infinite logit
     logits_RV[row_N, token_N] = scaled_N - subtract_N
 
 
@@ -100,14 +93,15 @@ def _penalty_columns(r: int, row: SampleRow) -> F64:
     return np.stack([np.full(len(token_N), r), token_N, np.full(len(token_N), params.repetition_penalty), subtract_N])
 
 
-def _forbid_stops(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
-    """min_tokens: no end token yet. A finished grammar allows nothing else, so it goes first."""
-    edits = [
-        (r, token)
-        for r, row in enumerate(rows)
-        if len(row.output_ids) < row.params.min_tokens and not (row.grammar is not None and row.grammar.is_finished())
-        for token in (*row.eos_token_ids, *row.params.stop_token_ids)
-    ]
+def _banned(row: SampleRow) -> tuple[int, ...]:
+    """Tokens that would end the output before min_tokens."""
+    if len(row.output_ids) >= row.params.min_tokens:
+        return ()
+    return (*row.eos_token_ids, *row.params.stop_token_ids)
+
+
+def _forbid_ends(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
+    edits = [(r, token) for r, row in enumerate(rows) if row.grammar is None for token in _banned(row)]
     if edits:
         row_N, token_N, _ = _place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
         # NOTE: assigning a Python number would copy it from the host and wait for the device.
@@ -117,7 +111,7 @@ def _forbid_stops(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
 def _apply_grammars(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
     words = -(-logits_RV.shape[1] // 32)
     mask_RW = np.full((len(rows), words), -1, dtype=np.int32)
-    limited = [r for r, row in enumerate(rows) if row.grammar is not None and row.grammar.fill_mask(mask_RW[r])]
+    limited = [r for r, row in enumerate(rows) if row.grammar is not None and _fill_mask(row.grammar, row, mask_RW[r])]
     if not limited:
         return
     byte_GK = upload(mask_RW[limited].view(np.uint8), logits_RV.device)
@@ -125,3 +119,17 @@ def _apply_grammars(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
     is_allowed_GV = ((byte_GK[:, :, None] >> shift_8) & 1).view(len(limited), -1)[:, : logits_RV.shape[1]]
     row_G = upload(np.array(limited, dtype=np.int64), logits_RV.device)
     logits_RV[row_G] = logits_RV[row_G].masked_fill(is_allowed_GV == 0, -math.inf)
+
+
+def _fill_mask(grammar: GrammarState, row: SampleRow, words: npt.NDArray[np.int32]) -> bool:
+    """The grammar's mask without the banned tokens, unless it allows only these: then it goes before min_tokens."""
+    is_limited = grammar.fill_mask(words)
+    if not is_limited:
+        words.fill(-1)
+    banned = _banned(row)
+    without = words.copy()
+    for token in banned:
+        without.view(np.uint32)[token // 32] &= ~np.uint32(1 << token % 32)
+    if without.any():
+        words[:] = without
+    return is_limited or bool(banned)

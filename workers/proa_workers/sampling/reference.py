@@ -57,17 +57,22 @@ def edit(raw_V: F64, row: SampleRow) -> F64:
         logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
     for token in set(row.output_ids):
         logits[token] -= params.frequency_penalty * row.output_ids.count(token) + params.presence_penalty
-    is_finished = row.grammar is not None and row.grammar.is_finished()
-    if len(row.output_ids) < params.min_tokens and not is_finished:
-        for token in (*row.eos_token_ids, *params.stop_token_ids):
+    banned: set[int] = set()
+    if len(row.output_ids) < params.min_tokens:
+        banned = {*row.eos_token_ids, *params.stop_token_ids}
+    allowed = _allowed(row, len(logits))
+    allowed = (allowed - banned) or allowed
+    for token in range(len(logits)):
+        if token not in allowed:
             logits[token] = -math.inf
-    if row.grammar is not None:
-        mask = np.zeros(-(-len(logits) // 32), dtype=np.int32)
-        if row.grammar.fill_mask(mask):
-            for token in range(len(logits)):
-                if not (int(mask[token // 32]) >> (token % 32)) & 1:
-                    logits[token] = -math.inf
     return logits
+
+
+def _allowed(row: SampleRow, vocab_size: int) -> set[int]:
+    mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
+    if row.grammar is None or not row.grammar.fill_mask(mask):
+        return set(range(vocab_size))
+    return {token for token in range(vocab_size) if (int(mask[token // 32]) >> (token % 32)) & 1}
 
 
 def distribution(logits_V: F64, row: SampleRow) -> F64:

@@ -42,8 +42,7 @@ class Sampler:
             return []
         raw_RV = logits_RV.float()
         edited_RV = adjust_logits(raw_RV, rows)
-        peak_R1, token_R1 = edited_RV.max(1, keepdim=True)
-        token_R1 = self._draw(edited_RV, peak_R1, token_R1, rows)
+        peak_R1, token_R1 = self._choose(edited_RV, rows)
         columns = [token_R1, raw_RV.amax(1, keepdim=True) if edited_RV is not raw_RV else peak_R1, peak_R1]
         num_top = max((-1 if row.params.logprobs is None else row.params.logprobs) for row in rows)
         if num_top >= 0:
@@ -51,16 +50,18 @@ class Sampler:
         table = torch.cat([c.double() for c in columns], dim=1).tolist()
         return [_to_sampled(r, values, row, num_top) for r, (values, row) in enumerate(zip(table, rows, strict=True))]
 
-    def _draw(self, edited_RV: Tensor, peak_R1: Tensor, greedy_R1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-        """Replace the greedy tokens of rows that have a temperature."""
+    def _choose(self, edited_RV: Tensor, rows: Sequence[SampleRow]) -> tuple[Tensor, Tensor]:
+        """Maximum logit and token of each row: the most likely one, or a drawn one where a row has a temperature."""
         random = [r for r, row in enumerate(rows) if row.params.temperature >= MIN_TEMPERATURE]
-        if not random:
-            return greedy_R1
         if len(random) == len(rows):
-            return _draw_blocks(edited_RV, peak_R1, rows)
+            peak_R1 = edited_RV.amax(1, keepdim=True)
+            return peak_R1, _draw_blocks(edited_RV, peak_R1, rows)
+        peak_R1, greedy_R1 = edited_RV.max(1, keepdim=True)
+        if not random:
+            return peak_R1, greedy_R1
         row_S = upload(np.array(random, dtype=np.int64), self._device)
         drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random])
-        return greedy_R1.index_copy(0, row_S, drawn_S1)
+        return peak_R1, greedy_R1.index_copy(0, row_S, drawn_S1)
 
 
 def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
