@@ -222,6 +222,25 @@ def set_role(worker: WorkerProcess, role: int) -> bool:
     return True
 
 
+def test_hand_off_that_nobody_fetches_holds_its_blocks_only_for_a_while() -> None:
+    worker = WorkerProcess("--role", "prefill", "--unclaimed-lease-seconds", "1", "--block-size", "16")
+    (reply,) = worker.generate("a", *range(5, 45), max_tokens=1, stream=False)
+    params = json.loads(reply.complete.kv_transfer_params_json)
+    assert (params["do_remote_prefill"], params["num_tokens"]) == (True, 39)
+    load = worker.load()
+    assert (load.leases, load.blocks_pinned, load.blocks_owned) == (1, 3, 0)
+    worker.wait_for(lambda: worker.load().leases == 0 and worker.load().blocks_free == load.blocks_total)
+    assert worker.stop() == 0
+
+
+def test_one_token_prompt_needs_no_hand_off() -> None:
+    worker = WorkerProcess("--role", "prefill")
+    (reply,) = worker.generate("a", 5, max_tokens=1, stream=False)
+    assert json.loads(reply.complete.kv_transfer_params_json) == {"do_remote_prefill": False}
+    assert worker.load().leases == 0
+    assert worker.stop() == 0
+
+
 def test_probe_moves_bytes_to_a_peer() -> None:
     one, two = WorkerProcess(), WorkerProcess()
     reply = one.admin.Probe(admin_pb.ProbeRequest(peer=f"127.0.0.1:{two.ports['kv-port']}"), timeout=TIMEOUT)
