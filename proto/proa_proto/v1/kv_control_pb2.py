@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproa_proto/v1/kv_control.proto\x12\x07proa.v1\"(\n\x04Peer\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"U\n\x08Transfer\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0btransfer_id\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"-\n\x08\x42lockRun\x12\r\n\x05start\x18\x01 \x01(\r\x12\x12\n\nnum_blocks\x18\x02 \x01(\r\"B\n\x0cHelloRequest\x12\x1d\n\x06reader\x18\x01 \x01(\x0b\x32\r.proa.v1.Peer\x12\x13\n\x0blayout_hash\x18\x02 \x01(\t\"\xa1\x01\n\nHelloReply\x12\x1d\n\x06holder\x18\x01 \x01(\x0b\x32\r.proa.v1.Peer\x12\x13\n\x0blayout_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07host_id\x18\x04 \x01(\t\x12\x10\n\x08shm_name\x18\x05 \x01(\t\x12\x13\n\x0btcp_address\x18\x06 \x01(\t\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\"T\n\x0eReserveRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"k\n\x0cReserveReply\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x1f\n\x04runs\x18\x02 \x03(\x0b\x32\x11.proa.v1.BlockRun\x12\x14\n\x0c\x62lock_crc32c\x18\x03 \x03(\x07\x12\x10\n\x08lease_ms\x18\x04 \x01(\r\"g\n\rCommitRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x1d\n\x06reader\x18\x03 \x01(\x0b\x32\r.proa.v1.Peer\"\r\n\x0b\x43ommitReply\"S\n\x0cRenewRequest\x12$\n\ttransfers\x18\x01 \x03(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"\'\n\nRenewReply\x12\x19\n\x11lost_transfer_ids\x18\x01 \x03(\t\"T\n\x0eReleaseRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"\x0e\n\x0cReleaseReply\"d\n\x0eKvAbortRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1d\n\x06reader\x18\x03 \x01(\x0b\x32\r.proa.v1.Peer\"\x0e\n\x0cKvAbortReply\"\x14\n\x12\x43ompletionsRequest\"\xea\x01\n\nCompletion\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.proa.v1.Completion.Outcome\"\x88\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43ONSUMED\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x12\r\n\tUNCLAIMED\x10\x05\x12\x12\n\x0ePEER_RESTARTED\x10\x06\x12\x0b\n\x07REVOKED\x10\x07\"r\n\x0bReadRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\x12\x1f\n\x04runs\x18\x03 \x03(\x0b\x32\x11.proa.v1.BlockRun\"\x96\x01\n\nReadStatus\x12&\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x18.proa.v1.ReadStatus.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tnum_bytes\x18\x03 \x01(\x04\"<\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x06\n\x02OK\x10\x01\x12\t\n\x05STALE\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\x32\x9f\x03\n\tKvControl\x12\x33\n\x05Hello\x12\x15.proa.v1.HelloRequest\x1a\x13.proa.v1.HelloReply\x12\x39\n\x07Reserve\x12\x17.proa.v1.ReserveRequest\x1a\x15.proa.v1.ReserveReply\x12\x36\n\x06\x43ommit\x12\x16.proa.v1.CommitRequest\x1a\x14.proa.v1.CommitReply\x12\x33\n\x05Renew\x12\x15.proa.v1.RenewRequest\x1a\x13.proa.v1.RenewReply\x12\x39\n\x07Release\x12\x17.proa.v1.ReleaseRequest\x1a\x15.proa.v1.ReleaseReply\x12\x37\n\x05\x41\x62ort\x12\x17.proa.v1.KvAbortRequest\x1a\x15.proa.v1.KvAbortReply\x12\x41\n\x0b\x43ompletions\x12\x1b.proa.v1.CompletionsRequest\x1a\x13.proa.v1.Completion0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproa_proto/v1/kv_control.proto\x12\x07proa.v1\"(\n\x04Peer\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"U\n\x08Transfer\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0btransfer_id\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"-\n\x08\x42lockRun\x12\r\n\x05start\x18\x01 \x01(\r\x12\x12\n\nnum_blocks\x18\x02 \x01(\r\"B\n\x0cHelloRequest\x12\x1d\n\x06reader\x18\x01 \x01(\x0b\x32\r.proa.v1.Peer\x12\x13\n\x0blayout_hash\x18\x02 \x01(\t\"\xa1\x01\n\nHelloReply\x12\x1d\n\x06holder\x18\x01 \x01(\x0b\x32\r.proa.v1.Peer\x12\x13\n\x0blayout_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07host_id\x18\x04 \x01(\t\x12\x10\n\x08shm_name\x18\x05 \x01(\t\x12\x13\n\x0btcp_address\x18\x06 \x01(\t\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\"T\n\x0eReserveRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"k\n\x0cReserveReply\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x1f\n\x04runs\x18\x02 \x03(\x0b\x32\x11.proa.v1.BlockRun\x12\x14\n\x0c\x62lock_crc32c\x18\x03 \x03(\x07\x12\x10\n\x08lease_ms\x18\x04 \x01(\r\"S\n\rCommitRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"\r\n\x0b\x43ommitReply\"S\n\x0cRenewRequest\x12$\n\ttransfers\x18\x01 \x03(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"\'\n\nRenewReply\x12\x19\n\x11lost_transfer_ids\x18\x01 \x03(\t\"T\n\x0eReleaseRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\"\x0e\n\x0cReleaseReply\"d\n\x0eKvAbortRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1d\n\x06reader\x18\x03 \x01(\x0b\x32\r.proa.v1.Peer\"\x0e\n\x0cKvAbortReply\"\x14\n\x12\x43ompletionsRequest\"\xea\x01\n\nCompletion\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.proa.v1.Completion.Outcome\"\x88\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43ONSUMED\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x12\r\n\tUNCLAIMED\x10\x05\x12\x12\n\x0ePEER_RESTARTED\x10\x06\x12\x0b\n\x07REVOKED\x10\x07\"r\n\x0bReadRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.proa.v1.Transfer\x12\x1d\n\x06reader\x18\x02 \x01(\x0b\x32\r.proa.v1.Peer\x12\x1f\n\x04runs\x18\x03 \x03(\x0b\x32\x11.proa.v1.BlockRun\"\x96\x01\n\nReadStatus\x12&\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x18.proa.v1.ReadStatus.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tnum_bytes\x18\x03 \x01(\x04\"<\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x06\n\x02OK\x10\x01\x12\t\n\x05STALE\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\x32\x9f\x03\n\tKvControl\x12\x33\n\x05Hello\x12\x15.proa.v1.HelloRequest\x1a\x13.proa.v1.HelloReply\x12\x39\n\x07Reserve\x12\x17.proa.v1.ReserveRequest\x1a\x15.proa.v1.ReserveReply\x12\x36\n\x06\x43ommit\x12\x16.proa.v1.CommitRequest\x1a\x14.proa.v1.CommitReply\x12\x33\n\x05Renew\x12\x15.proa.v1.RenewRequest\x1a\x13.proa.v1.RenewReply\x12\x39\n\x07Release\x12\x17.proa.v1.ReleaseRequest\x1a\x15.proa.v1.ReleaseReply\x12\x37\n\x05\x41\x62ort\x12\x17.proa.v1.KvAbortRequest\x1a\x15.proa.v1.KvAbortReply\x12\x41\n\x0b\x43ompletions\x12\x1b.proa.v1.CompletionsRequest\x1a\x13.proa.v1.Completion0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,33 +46,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVEREPLY']._serialized_start=537
   _globals['_RESERVEREPLY']._serialized_end=644
   _globals['_COMMITREQUEST']._serialized_start=646
-  _globals['_COMMITREQUEST']._serialized_end=749
-  _globals['_COMMITREPLY']._serialized_start=751
-  _globals['_COMMITREPLY']._serialized_end=764
-  _globals['_RENEWREQUEST']._serialized_start=766
-  _globals['_RENEWREQUEST']._serialized_end=849
-  _globals['_RENEWREPLY']._serialized_start=851
-  _globals['_RENEWREPLY']._serialized_end=890
-  _globals['_RELEASEREQUEST']._serialized_start=892
-  _globals['_RELEASEREQUEST']._serialized_end=976
-  _globals['_RELEASEREPLY']._serialized_start=978
-  _globals['_RELEASEREPLY']._serialized_end=992
-  _globals['_KVABORTREQUEST']._serialized_start=994
-  _globals['_KVABORTREQUEST']._serialized_end=1094
-  _globals['_KVABORTREPLY']._serialized_start=1096
-  _globals['_KVABORTREPLY']._serialized_end=1110
-  _globals['_COMPLETIONSREQUEST']._serialized_start=1112
-  _globals['_COMPLETIONSREQUEST']._serialized_end=1132
-  _globals['_COMPLETION']._serialized_start=1135
-  _globals['_COMPLETION']._serialized_end=1369
-  _globals['_COMPLETION_OUTCOME']._serialized_start=1233
-  _globals['_COMPLETION_OUTCOME']._serialized_end=1369
-  _globals['_READREQUEST']._serialized_start=1371
-  _globals['_READREQUEST']._serialized_end=1485
-  _globals['_READSTATUS']._serialized_start=1488
-  _globals['_READSTATUS']._serialized_end=1638
-  _globals['_READSTATUS_CODE']._serialized_start=1578
-  _globals['_READSTATUS_CODE']._serialized_end=1638
-  _globals['_KVCONTROL']._serialized_start=1641
-  _globals['_KVCONTROL']._serialized_end=2056
+  _globals['_COMMITREQUEST']._serialized_end=729
+  _globals['_COMMITREPLY']._serialized_start=731
+  _globals['_COMMITREPLY']._serialized_end=744
+  _globals['_RENEWREQUEST']._serialized_start=746
+  _globals['_RENEWREQUEST']._serialized_end=829
+  _globals['_RENEWREPLY']._serialized_start=831
+  _globals['_RENEWREPLY']._serialized_end=870
+  _globals['_RELEASEREQUEST']._serialized_start=872
+  _globals['_RELEASEREQUEST']._serialized_end=956
+  _globals['_RELEASEREPLY']._serialized_start=958
+  _globals['_RELEASEREPLY']._serialized_end=972
+  _globals['_KVABORTREQUEST']._serialized_start=974
+  _globals['_KVABORTREQUEST']._serialized_end=1074
+  _globals['_KVABORTREPLY']._serialized_start=1076
+  _globals['_KVABORTREPLY']._serialized_end=1090
+  _globals['_COMPLETIONSREQUEST']._serialized_start=1092
+  _globals['_COMPLETIONSREQUEST']._serialized_end=1112
+  _globals['_COMPLETION']._serialized_start=1115
+  _globals['_COMPLETION']._serialized_end=1349
+  _globals['_COMPLETION_OUTCOME']._serialized_start=1213
+  _globals['_COMPLETION_OUTCOME']._serialized_end=1349
+  _globals['_READREQUEST']._serialized_start=1351
+  _globals['_READREQUEST']._serialized_end=1465
+  _globals['_READSTATUS']._serialized_start=1468
+  _globals['_READSTATUS']._serialized_end=1618
+  _globals['_READSTATUS_CODE']._serialized_start=1558
+  _globals['_READSTATUS_CODE']._serialized_end=1618
+  _globals['_KVCONTROL']._serialized_start=1621
+  _globals['_KVCONTROL']._serialized_end=2036
 # @@protoc_insertion_point(module_scope)

@@ -144,6 +144,7 @@ async def make_pair() -> AsyncIterator[MakePair]:
         transport: TransportChoice = "shm",
         source_kind: type[KvMemory] = HostKvMemory,
         target_kind: type[KvMemory] = HostKvMemory,
+        source_layout: KvLayout = LAYOUT,
         target_layout: KvLayout = LAYOUT,
         lease_seconds: float = 10.0,
         clock: Callable[[], float] | None = None,
@@ -158,7 +159,7 @@ async def make_pair() -> AsyncIterator[MakePair]:
 
             return FaultyTransport(open_transport(hello, choice, reader), fault)
 
-        source, target = source_kind(LAYOUT, NUM_BLOCKS), target_kind(target_layout, NUM_BLOCKS)
+        source, target = source_kind(source_layout, NUM_BLOCKS), target_kind(target_layout, NUM_BLOCKS)
         pins, fake_clock = Pins(), Clock()
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         port = server.add_insecure_port("127.0.0.1:0")

@@ -18,7 +18,7 @@ from proa_workers.kv.stop import StopSignal
 LENGTH = struct.Struct("!I")
 MAX_MESSAGE_BYTES = 16 << 20
 MAX_VIEWS = 512  # per system call; the kernel takes 1024
-STALL_SECONDS = 10.0  # without a single byte
+STALL_SECONDS = 5.0  # without a single byte
 
 M = TypeVar("M", bound=Message)
 

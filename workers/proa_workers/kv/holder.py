@@ -131,9 +131,12 @@ class KvHolder:
             self._table.see_peer(reader, now)
 
     def sweep(self, now: float | None = None) -> None:
-        """Expire and free what is due at `now`; call it several times a lease."""
+        """Expire and free what is due at `now`, cut sends of leases that are over; call it several times a lease."""
         with self._changes() as current:
             self._table.sweep(current if now is None else now)
+            held_back = self._table.held_back()
+        if self._server:
+            self._server.cut(held_back)
 
     def begin_send(self, transfer: Transfer, reader: Reader, runs: Sequence[BlockRun]) -> Lease:
         with self._changes() as now:

@@ -95,6 +95,10 @@ class LeaseTable:
             lease.tick(now)
             self._collect(lease)
 
+    def held_back(self) -> list[Lease]:
+        """Leases that are over and wait only for what this process still reads: end that."""
+        return [lease for lease in self._leases.values() if lease.state is State.QUARANTINE and lease.num_holds]
+
     def take_freed(self) -> list[Lease]:
         """Leases that became FREE since the last call, each exactly once."""
         freed, self._freed = self._freed, []

@@ -21,7 +21,7 @@ from proa_workers.kv.wire import peer_message, transfer_message
 
 log = logging.getLogger(__name__)
 
-RPC_SECONDS = 5.0
+RPC_SECONDS = 2.0  # a living holder answers within milliseconds
 STATUS_ERRORS: dict[grpc.StatusCode, type[WorkerError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: StaleTransfer,
     grpc.StatusCode.NOT_FOUND: UnknownTransfer,

@@ -32,6 +32,8 @@ from proa_workers.kv.wire import peer_message, run_values, transfer_message
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.05  # before the second attempt; doubles
+RESERVE_SECONDS = 5.0  # longer than other calls, since it waits for checksums
+COMMIT_SECONDS = 3.0  # with repetitions
 ABORT_SECONDS = 1.0
 
 
@@ -150,22 +152,27 @@ class KvReader:
         """One attempt: reserve, move, verify, commit."""
         transfer, reader = transfer_message(params.transfer), peer_message(self.identity)
         request = pb.ReserveRequest(transfer=transfer, reader=reader)
-        lease = await link.call(link.stub.Reserve, request, min(RPC_SECONDS, deadline - time.monotonic()))
+        lease = await link.call(link.stub.Reserve, request, min(RESERVE_SECONDS, deadline - time.monotonic()))
         sources = from_runs(run_values(lease.runs))
         if lease.num_tokens != params.num_tokens or len(sources) - first_block != len(block_ids):
             raise StaleTransfer(f"holder {link.address} leases {lease.num_tokens} tokens, not {params.num_tokens}")
+        if len(lease.block_crc32c) != len(sources):
+            raise TransferFailed(
+                f"holder {link.address} sent {len(lease.block_crc32c)} checksums of {len(sources)} blocks"
+            )
         pieces = pair_runs(sources[first_block:], block_ids)
         chunks = to_chunks(self._memory, pieces, lease.block_crc32c[first_block:])
         stop = StopSignal(deadline)
         with link.renewing(params.transfer, stop, lease.lease_ms / 1000):
             streams = to_streams(chunks, link.transport.num_streams)
             await run_move(self._executor, link.transport, params.transfer, streams, stop)
-        commit = pb.CommitRequest(transfer=transfer, reader=reader, num_tokens=params.num_tokens)
+        commit = pb.CommitRequest(transfer=transfer, reader=reader)
         await self._commit(link, commit, deadline)
         return pieces
 
     async def _commit(self, link: PeerLink, request: pb.CommitRequest, deadline: float) -> None:
         """Commit, again while the answer is lost: the holder answers a repeated one as it did the first."""
+        deadline = min(deadline, time.monotonic() + COMMIT_SECONDS)
         pause = BACKOFF_SECONDS
         while True:
             try:

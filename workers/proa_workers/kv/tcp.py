@@ -21,7 +21,6 @@ from proa_workers.kv.wire import peer_message, run_messages, transfer_message
 
 CONNECT_SECONDS = 3.0
 KEEP_SECONDS = 30.0  # below the server's idle limit, so that a kept connection is not one that it closes just now
-SOCKET_BUFFER_BYTES = 4 << 20
 
 STATUS_ERRORS: dict[pb.ReadStatus.Code.ValueType, type[WorkerError]] = {
     pb.ReadStatus.STALE: StaleTransfer,
@@ -99,7 +98,6 @@ class TcpTransport:
                 f"cannot reach the data port {self._address[0]}:{self._address[1]}: {error}"
             ) from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         return sock
 
 

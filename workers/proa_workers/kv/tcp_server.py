@@ -6,8 +6,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from proa_proto.v1 import kv_control_pb2 as pb
@@ -18,7 +18,6 @@ from proa_workers.kv.frames import receive_message, send_message, send_views
 from proa_workers.kv.layout import BlockRun
 from proa_workers.kv.memory import KvMemory, probe_pattern
 from proa_workers.kv.stop import StopSignal
-from proa_workers.kv.tcp import SOCKET_BUFFER_BYTES
 from proa_workers.kv.wire import peer_value, run_values, transfer_value
 
 log = logging.getLogger(__name__)
@@ -56,9 +55,17 @@ class TcpServer:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
+        self._sends: dict[StopSignal, Lease] = {}
         self._is_closed = False
         self._acceptor = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
         self._acceptor.start()
+
+    def cut(self, leases: Collection[Lease]) -> None:
+        """End sends of `leases` now: a reader that has stopped reading must not keep their blocks."""
+        with self._lock:
+            stops = [stop for stop, lease in self._sends.items() if lease in leases]
+        for stop in stops:
+            stop.stop(TransferFailed("the lease ended in mid-send"))
 
     def close(self) -> None:
         """Stop accepting, cut every connection, and wait for their threads."""
@@ -90,7 +97,6 @@ class TcpServer:
 
     def _serve(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         try:
             while has_request(sock):
                 self._answer(sock)
@@ -121,12 +127,24 @@ class TcpServer:
         num_bytes = sum(run.num_blocks for run in runs) * self._memory.layout.block_bytes
         num_sent = 0
         try:
-            send_body(sock, num_bytes, gathered(self._memory, runs), stop)
+            with self._cuttable(lease, sock, stop):
+                send_body(sock, num_bytes, gathered(self._memory, runs), stop)
             num_sent = num_bytes
         finally:
             # NOTE: what was sent is copied into the kernel by now (not so with sendfile), so the blocks may change.
             is_valid = self._gate.end_send(lease, num_sent)
         send_verdict(sock, is_valid, stop)
+
+    @contextmanager
+    def _cuttable(self, lease: Lease, sock: socket.socket, stop: StopSignal) -> Iterator[None]:
+        with self._lock:
+            self._sends[stop] = lease
+        try:
+            with stop.watching(sock):
+                yield
+        finally:
+            with self._lock:
+                del self._sends[stop]
 
 
 def send_body(sock: socket.socket, num_bytes: int, batches: Iterable[list[memoryview]], stop: StopSignal) -> None:

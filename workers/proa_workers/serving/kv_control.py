@@ -16,7 +16,7 @@ from proa_workers.kv.layout import to_runs
 from proa_workers.kv.shm import host_id
 from proa_workers.kv.wire import peer_message, peer_value, run_messages, transfer_message, transfer_value
 
-CHECKSUM_SECONDS = 5.0  # a Reserve waits at most this long for checksums
+CHECKSUM_SECONDS = 4.0  # a Reserve waits at most this long for checksums; readers give it a little longer
 MAX_UNREAD_COMPLETIONS = 1024
 
 
@@ -40,9 +40,8 @@ class KvControl(pb_grpc.KvControlServicer):
         )
 
     async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveReply:
-        patience = min(CHECKSUM_SECONDS, context.time_remaining() or CHECKSUM_SECONDS)
         transfer = transfer_value(request.transfer)
-        lease, crcs = await self._holder.reserve(transfer, peer_value(request.reader), patience)
+        lease, crcs = await self._holder.reserve(transfer, peer_value(request.reader), CHECKSUM_SECONDS)
         return pb.ReserveReply(
             num_tokens=lease.num_tokens,
             runs=run_messages(to_runs(lease.block_ids)),
