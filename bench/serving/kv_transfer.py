@@ -142,7 +142,7 @@ def measure(num_rounds: int) -> list[dict[str, object]]:
         rows = [*host_rows(pool), stack.enter_context(loopback_row())]
         for transport in ("shm", "tcp"):
             reader = runner.run(open_reader(pool, transport))
-            stack.callback(lambda reader=reader: runner.run(reader.close()))
+            stack.callback(close_reader, runner, reader)
             rows += fetch_rows(runner, reader, transport, ask)
         for round_idx in range(num_rounds + 1):
             for row in rows:
@@ -154,6 +154,10 @@ def measure(num_rounds: int) -> list[dict[str, object]]:
 
 async def open_reader(pool: HostKvMemory, transport: str) -> KvReader:
     return KvReader(pool, engine_id=f"d-{transport}", epoch=1, transport=transport)  # type: ignore[arg-type]
+
+
+def close_reader(runner: asyncio.Runner, reader: KvReader) -> None:
+    runner.run(reader.close())
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ class Chunk:
         self.source, self.target = piece
         self.num_bytes = piece.source.num_blocks * memory.layout.block_bytes
         self._memory = memory
-        self._crcs = list(crcs)
+        self.crcs = list(crcs)
         self._staging: memoryview | None = None
 
     def view(self) -> memoryview:
@@ -46,8 +46,8 @@ class Chunk:
         """Verify what has arrived and put it into the pool. Raises TransferFailed when a checksum differs."""
         view = self.view()
         crcs = block_crcs(view, self._memory.layout.block_bytes)
-        if crcs != self._crcs:
-            bad = next(i for i, (ours, theirs) in enumerate(zip(crcs, self._crcs, strict=True)) if ours != theirs)
+        if crcs != self.crcs:
+            bad = next(i for i, (ours, theirs) in enumerate(zip(crcs, self.crcs, strict=True)) if ours != theirs)
             raise TransferFailed(f"KV block {self.source.start + bad} of the holder arrived with a wrong checksum")
         if self._staging is not None:
             self._memory.write_run(self.target, view)
