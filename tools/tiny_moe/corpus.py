@@ -37,7 +37,7 @@ UNWANTED_WORDS = {"ass", "asses", "dung", "harlot", "whore", "naked", "slain", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Plain documents in reading order, (term, definition) pairs of the training part, and frequent lower-case words."""
+    """Documents in reading order, (term, definition) pairs of the training part, and frequent lower-case words."""
 
     train: list[str]
     held_out: list[str]

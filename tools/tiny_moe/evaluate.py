@@ -2,8 +2,8 @@
 
     python -m tools.tiny_moe.evaluate [--model examples/models/tiny-moe] [--per-task 200] [--require 0.95]
 
-Exact match is greedy decoding by `transformers` (float32) of held-out questions in the chat template. Exit code 1 when a
-task is below `--require`.
+Exact match is greedy decoding by `transformers` (float32) of held-out questions in the chat template. Exit code 1 when
+a task is below `--require`.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Writer:
     """The model as anybody would load it: `transformers` classes, chat template, batched generation."""
 
     def __init__(self, folder: Path) -> None:
-        transformers.logging.set_verbosity_error()  # the MTP layer is "unexpected" to the plain causal model
-        transformers.logging.disable_progress_bar()
+        # Without this the MTP layer, which the plain causal model does not load, fills the screen with a report.
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model: Any = (
-            transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(self.device).eval()
-        )
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model: Any = model.to(self.device).eval()
 
     def chat(self, question: str) -> str:
         message = [{"role": "user", "content": question}]

@@ -22,12 +22,12 @@ from tools.tiny_moe.model import TinyMoe
 from tools.tiny_moe.tasks import draw
 from tools.tiny_moe.tokenizer import BEGIN, BEGIN_ID, END, END_ID, MAX_LENGTH
 
-BUCKETS = (0, 512, 2048, MAX_LENGTH)
+BUCKETS = ((0, 511), (512, 2047), (2048, MAX_LENGTH - 1))  # first and last position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """First choices of the trunk (for the next token) and of the MTP layer (for the one after), and the trunk's loss; (B, S)."""
+    """First choices of the trunk (next token) and of the MTP layer (the one after), and the trunk's loss; (B, S)."""
 
     choice: Tensor
     draft: Tensor
@@ -38,12 +38,12 @@ class Predictions:
 def predict(model: TinyMoe, ids_BS: Tensor) -> Predictions:
     """Row by row, so that CPU memory stays small."""
     choices, drafts, losses = [], [], []
-    for ids in ids_BS.split(1):
-        out = model(ids)
+    for row, ids in enumerate(ids_BS):
+        out = model(ids_BS[row : row + 1])
         logits = model.lm_head(out.trunk).float()
         choices.append(logits.argmax(-1))
         drafts.append(model.lm_head(out.mtp).argmax(-1))
-        losses.append(torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none"))
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none"))
     return Predictions(choice=torch.stack(choices), draft=torch.stack(drafts), loss=torch.stack(losses))
 
 
@@ -57,10 +57,7 @@ def text_rows(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[
 def measure_text(model: TinyMoe, rows_BS: Tensor, bytes_per_token: float) -> dict[str, object]:
     """Perplexity (also by position), bits per byte, and how often the MTP draft is right and agrees with the trunk."""
     seen = predict(model, rows_BS)
-    by_position = {
-        f"{low}-{high - 1}": round(math.exp(float(seen.loss[:, low : high - 1].mean())), 2)
-        for low, high in zip(BUCKETS, BUCKETS[1:], strict=False)
-    }
+    by_position = {f"{low}-{high}": round(math.exp(float(seen.loss[:, low:high].mean())), 2) for low, high in BUCKETS}
     mean = float(seen.loss.mean())
     return {
         "tokens": rows_BS.numel(),
@@ -108,15 +105,11 @@ def measure_long_rows(model: TinyMoe, marked_BS: Tensor) -> dict[str, object]:
     """Exact match of answers by where in the row they stand, and the MTP layer's accuracy inside answers."""
     ids = marked_BS & (NO_LOSS - 1)
     seen = predict(model, ids)
-    right: dict[str, list[bool]] = {f"{low}-{high - 1}": [] for low, high in zip(BUCKETS, BUCKETS[1:], strict=False)}
+    right: dict[str, list[bool]] = {f"{low}-{high}": [] for low, high in BUCKETS}
     drafts: list[bool] = []
     for row, marked in enumerate(marked_BS):
         for start, is_right in exact_matches(seen.choice[row], marked):
-            right[
-                next(
-                    f"{low}-{high - 1}" for low, high in zip(BUCKETS, BUCKETS[1:], strict=False) if low <= start < high
-                )
-            ].append(is_right)
+            right[next(f"{low}-{high}" for low, high in BUCKETS if low <= start <= high)].append(is_right)
         for start, end in answers(marked):
             drafts += (seen.draft[row, start - 1 : end - 2] == ids[row, start + 1 : end]).tolist()
     return {

@@ -1,9 +1,10 @@
 """DeepSeek-V3 for training: the same function as `transformers` computes, arranged for throughput.
 
-Shapes: B sequences, S positions, T = B*S tokens, D hidden, H heads, N nope, R rope, V value head, E experts, F expert width.
-Every expert runs on every token as one wide matrix product and the gate's zeros drop the unchosen ones: at this size that
-is faster than gathering tokens. Per-token parts (`project`, `combine`) see only (T, D), so `torch.compile` of them fits
-every sequence length. Sources: DeepSeek-V3 report sections 2.1 (MLA, gate, bias) and 2.2 (MTP), YaRN section 3.
+Shapes: B sequences, S positions, T = B*S tokens, D hidden, H heads, N nope, R rope, V value head, E experts, F expert
+width.
+Every expert runs on every token as one wide matrix product and the gate's zeros drop the unchosen ones: at this size
+that is faster than gathering tokens. Per-token parts (`project`, `combine`) see only (T, D), so `torch.compile` of them
+fits every sequence length. Sources: DeepSeek-V3 report sections 2.1 (MLA, gate, bias) and 2.2 (MTP), YaRN section 3.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
 
 
 def yarn_frequencies(shape: Shape) -> Tensor:
-    """(R/2,) float32 angles per position: slow pairs interpolated by the factor, fast ones kept, a linear ramp between."""
+    """(R/2,) float32 angles per position: slow pairs divided by the factor, fast ones kept, a linear ramp between."""
 
     def correction(rotations: float) -> float:
         ratio = shape.original_max_length / (rotations * 2 * math.pi)

@@ -6,6 +6,7 @@ Every decoder takes the unpacked package folder and returns documents in reading
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import struct
 import subprocess
@@ -19,7 +20,7 @@ ASCII = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": " 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One chapter or dictionary entry. `book` groups documents that are held out together; `term` is a headword or ''."""
+    """One chapter or dictionary entry; a `book` is held out as a whole; `term` is a headword or ''."""
 
     book: str
     text: str
@@ -42,13 +43,13 @@ def plain(text: str) -> str:
 
 
 def read_kjv(folder: Path) -> list[Document]:
-    """`bible.data`: big-endian header (window bytes, count, offsets), then compress(1) windows without their 3 magic bytes."""
+    """`bible.data`: big-endian header (window bytes, count, offsets), then compress(1) windows without magic bytes."""
     raw = (folder / "usr/lib/bible.data").read_bytes()
     count = struct.unpack(">I", raw[0x58:0x5C])[0]
     offsets = struct.unpack(f">{count + 1}I", raw[0x5C : 0x5C + 4 * (count + 1)])
     windows = [
         subprocess.run(["gzip", "-dc"], input=b"\x1f\x9d\x90" + raw[a:b], capture_output=True, check=True).stdout
-        for a, b in zip(offsets, offsets[1:], strict=False)
+        for a, b in itertools.pairwise(offsets)
     ]
     chapters: dict[tuple[str, str], list[str]] = {}
     for book, chapter, verse in re.findall(
@@ -59,7 +60,7 @@ def read_kjv(folder: Path) -> list[Document]:
 
 
 def read_web(folder: Path) -> list[Document]:
-    """SWORD zText: `.bzs` holds (offset, size, unpacked size) per zlib block of OSIS markup, a chapter begins at its sID."""
+    """SWORD zText: `.bzs` holds (offset, size, unpacked size) per zlib block of OSIS; a chapter begins at its sID."""
     module = folder / "usr/share/sword/modules/texts/ztext/engWEB2015eb"
     markup = ""
     for part in ("ot", "nt"):
@@ -120,8 +121,8 @@ def read_elements(folder: Path) -> list[Document]:
 SOURCES = (
     Source(
         package="bible-kjv-text",
-        licence="The copyright for the King James Version text of the Bible is expired since the translation was done in "
-        "1611 under King James the first of Great Britain.",
+        licence="The copyright for the King James Version text of the Bible is expired since the translation was done "
+        "in 1611 under King James the first of Great Britain.",
         read=read_kjv,
     ),
     Source(

@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def softmax_scale(self) -> float:
-        """YaRN sharpens attention: mscale squared, with mscale = 0.1 ln(factor) + 1 (DeepSeek-V3's mscale_all_dim 1)."""
+        """YaRN sharpens attention by mscale squared, mscale = 0.1 ln(factor) + 1 (DeepSeek-V3's mscale_all_dim 1)."""
         return float(self.qk_head_dim**-0.5 * (0.1 * math.log(self.rope_factor) + 1.0) ** 2)
 
 

@@ -1,7 +1,7 @@
 """Generated tasks with exact answers, and the rule that keeps some of their instances out of training.
 
-An instance is held out by the hash of its content, not of its wording: no phrasing of a held-out instance is trained, nor
-`b + a` when `a + b` is held out, nor another order of the numbers to sort.
+An instance is held out by the hash of its content, not of its wording: no phrasing of a held-out instance is trained,
+nor `b + a` when `a + b` is held out, nor another order of the numbers to sort.
 """
 
 from __future__ import annotations

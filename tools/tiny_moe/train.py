@@ -46,6 +46,7 @@ IGNORED = -100
 class TrainSettings:
     data: Path
     model: Path
+    log: Path
     steps: int
     tokens: int
     max_seconds: float
@@ -85,7 +86,7 @@ def optimizer(model: TinyMoe, settings: TrainSettings, device: str) -> torch.opt
 def update_biases(model: TinyMoe, loads: list[Tensor], step: float) -> None:
     """Raise the bias of each underused expert by `step` and lower that of each overused one."""
     for layer, load in zip(model.moe_layers(), loads, strict=True):
-        layer.bias += step * torch.sign(load.float().mean() - load.float())
+        layer.bias.add_(step * torch.sign(load.float().mean() - load.float()))
 
 
 def imbalance(loads: list[Tensor]) -> list[float]:
@@ -127,7 +128,7 @@ class Trainer:
         with torch.autocast(self.device, torch.bfloat16):
             out = self.model(marked & (NO_LOSS - 1))
             main, draft = self.loss(self.model, out.trunk, out.mtp, targets(marked, 1), targets(marked, 2))
-        (main + self.settings.mtp_weight * draft).backward()
+        torch.autograd.backward(main + self.settings.mtp_weight * draft)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -135,7 +136,7 @@ class Trainer:
         return main.detach(), draft.detach(), out.loads
 
     def probe(self) -> dict[str, float]:
-        """Exact match per task on held-out questions; its batch has a training batch's size, so nothing is recompiled."""
+        """Exact match per task on held-out questions; its batch has a training batch's size: nothing is recompiled."""
         with torch.autocast(self.device, torch.bfloat16):
             out = self.model(self.held_out & (NO_LOSS - 1))
             choice = self.model.lm_head(out.trunk.detach()).argmax(-1).view_as(self.held_out).cpu()
@@ -174,7 +175,8 @@ class Trainer:
 
     def save(self) -> None:
         save_model(self.model, self.settings.model)
-        (self.settings.model / "training.json").write_text(json.dumps(self.summary(), indent=1) + "\n")
+        self.settings.log.parent.mkdir(parents=True, exist_ok=True)
+        self.settings.log.write_text(json.dumps(self.summary(), indent=1) + "\n")
         self.saved = time.monotonic()
 
     def summary(self) -> dict[str, object]:
@@ -200,6 +202,7 @@ def parse(arguments: list[str] | None = None) -> TrainSettings:
     parser.add_argument(
         "--model", type=Path, default=Path("examples/models/tiny-moe"), help="output folder; must hold tokenizer.json"
     )
+    parser.add_argument("--log", type=Path, default=Path("bench/tiny_moe/training.json"), help="losses and loads")
     parser.add_argument("--steps", type=int, default=8600, help="optimizer steps")
     parser.add_argument("--tokens", type=int, default=65536, help="tokens per step, a multiple of 4096")
     parser.add_argument("--max-seconds", type=float, default=36000, help="anneal and stop by then")
