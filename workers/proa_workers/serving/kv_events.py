@@ -28,7 +28,7 @@ class KvEventLog:
         self._batches: deque[common_pb2.KvEventBatch] = deque(maxlen=KEPT_BATCHES)
         self._next = 1
         self._num_events = 0
-        self._news = asyncio.Condition()
+        self._news = asyncio.Event()
 
     def append(self, events: Seq[CacheEvent]) -> None:
         """Add one batch; empty ones are dropped. Called on the event loop."""
@@ -40,14 +40,21 @@ class KvEventLog:
             batch.events.append(self._wire(event))
         self._batches.append(batch)
         self._next += 1
-        self._wake = asyncio.ensure_future(self._notify())
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def follow(self, start: int) -> AsyncIterator[common_pb2.KvEventBatch]:
-        """Batches from number `start` on (0: from now on), as they come."""
+        """Batches from number `start` on (0: from now on), as they come.
+
+        A subscriber that is ahead knew an earlier life of this worker: it is told to forget all.
+        """
         wanted = start or self._next
+        if start > self._next:
+            wanted = self._next
+            yield self._cleared(wanted - 1)
         while True:
-            async with self._news:
-                await self._news.wait_for(lambda wanted=wanted: self._next > wanted)  # type: ignore[misc]
+            if self._next <= wanted:
+                await self._news.wait()
             batches = [batch for batch in self._batches if batch.sequence_number >= wanted]
             if batches[0].sequence_number > wanted:
                 yield self._cleared(batches[0].sequence_number - 1)
@@ -59,10 +66,6 @@ class KvEventLog:
         batch = common_pb2.KvEventBatch(sequence_number=number, timestamp=time.time(), dp_rank=0)
         batch.events.append(self._wire(CacheEvent(kind="cleared")))
         return batch
-
-    async def _notify(self) -> None:
-        async with self._news:
-            self._news.notify_all()
 
     def _wire(self, event: CacheEvent) -> common_pb2.KvCacheEvent:
         wire = common_pb2.KvCacheEvent(event_id=self._num_events)
