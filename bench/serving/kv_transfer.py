@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -169,7 +170,8 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     if args.json:
-        args.json.write_text(json.dumps({"provenance": provenance(), "rows": rows}, indent=1) + "\n")
+        source = {**provenance(), "load_average": round(os.getloadavg()[0], 1)}
+        args.json.write_text(json.dumps({"provenance": source, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
