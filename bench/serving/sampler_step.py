@@ -27,7 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "top-k 20": {"temperature": 0.8, "top_k": 20},
     "top-k 20, top-p 0.95": {"temperature": 0.6, "top_k": 20, "top_p": 0.95},
     "top-p 0.95": {"temperature": 0.8, "top_p": 0.95},
-    "temperature, penalties": {"temperature": 0.8, "repetition_penalty": 1.1, "frequency_penalty": 0.5},
+    "temperature, repetition": {"temperature": 0.8, "repetition_penalty": 1.1},
+    "temperature, all penalties": {"temperature": 0.8, "repetition_penalty": 1.1, "frequency_penalty": 0.5},
 }
 BATCHES = (1, 16, 256)
 VOCABULARIES = (1024, 151_936)

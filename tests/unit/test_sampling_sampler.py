@@ -18,6 +18,7 @@ from proa_workers.core.plan import Sampled, SampleRow
 from proa_workers.errors import InvalidRequest
 from proa_workers.sampling import reference, select
 from proa_workers.sampling import sampler as sampler_module
+from proa_workers.sampling.adjust import PromptArrays
 from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.reference import sample_reference
@@ -314,6 +315,16 @@ def test_callers_logits_stay_unchanged() -> None:
 def test_extreme_settings_do_not_break_the_step(extreme: dict[str, Any], temperature: float) -> None:
     rows = [make_row(s, output=tuple(range(VOCAB)), temperature=temperature, **extreme) for s in range(8)]
     assert len(run(random_logits(8) * 1e6, rows)) == 8
+
+
+def test_prompt_arrays_are_kept_for_the_last_rows_only() -> None:
+    prompts, rows = PromptArrays(), [make_row(s, prompt=(s, s + 1)) for s in range(3)]
+    first = prompts.take(rows)
+    assert [a.tolist() for a in first] == [[0, 1], [1, 2], [2, 3]]
+    again = prompts.take([rows[2], rows[0]])
+    assert again[0] is first[2]
+    assert again[1] is first[0]
+    assert prompts.take([rows[1]])[0] is not first[1]
 
 
 def test_ties_at_the_cut_are_kept() -> None:

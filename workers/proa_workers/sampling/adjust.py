@@ -19,15 +19,30 @@ from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import GrammarState, SampleRow
 
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+_NO_PROMPT = np.zeros(0, dtype=np.int64)
 
 
-def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+class PromptArrays:
+    """Prompts of the last step's rows as arrays: turning 1000 ids into one takes longer than all else for a row."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[list[int], I64]] = {}  # by id; holding the list keeps the id its own
+
+    def take(self, rows: Sequence[SampleRow]) -> list[I64]:
+        """Array of each row's prompt; prompts of rows that are not here are forgotten."""
+        prompts = [row.prompt_ids for row in rows]
+        self._held = {id(p): self._held.get(id(p)) or (p, np.array(p, dtype=np.int64)) for p in prompts}
+        return [self._held[id(p)][1] for p in prompts]
+
+
+def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], prompts: PromptArrays) -> Tensor:
     """Logits (float32) after all edits: the same tensor when no row asks for any, else a changed copy."""
     if not any(_wants_edits(row) for row in rows):
         return logits_RV
     edited_RV = logits_RV.clone()
     _add_bias(edited_RV, rows)
-    _penalise(edited_RV, rows)
+    _penalise(edited_RV, rows, prompts)
     _forbid_ends(edited_RV, rows)
     _apply_grammars(edited_RV, rows)
     return edited_RV
@@ -68,8 +83,13 @@ def _add_bias(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
         logits_RV.index_put_((row_N, token_N), value_1N[0], accumulate=True)
 
 
-def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
-    edits = [_penalty_columns(r, row) for r, row in enumerate(rows) if _has_penalty(row.params)]
+def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow], prompts: PromptArrays) -> None:
+    seen = prompts.take([row for row in rows if row.params.repetition_penalty != 1.0])
+    edits = []
+    for r, row in enumerate(rows):
+        if _has_penalty(row.params):
+            prompt = seen.pop(0) if row.params.repetition_penalty != 1.0 else _NO_PROMPT
+            edits.append(_penalty_columns(r, row, prompt))
     edits = [e for e in edits if e.size]
     if not edits:
         return
@@ -81,16 +101,21 @@ def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
     logits_RV[row_N, token_N] = scaled_N - subtract_N
 
 
-def _penalty_columns(r: int, row: SampleRow) -> F64:
-    """Per distinct token: (row, token, repetition penalty, amount to subtract); only repetition sees the prompt."""
+def _penalty_columns(r: int, row: SampleRow, prompt: I64) -> F64:
+    """Per token: (row, token, repetition penalty, amount to subtract); only repetition sees the prompt.
+
+    Tokens that occur twice may come twice: their edits start from the same old logit and are equal.
+    """
     params = row.params
-    prompt = row.prompt_ids if params.repetition_penalty != 1.0 else []
-    seen = np.array(prompt + row.output_ids, dtype=np.int64)
-    token_N, inverse = np.unique(seen, return_inverse=True)
-    is_output = (np.arange(len(seen)) >= len(prompt)).astype(np.float64)
-    count_N = np.bincount(inverse, weights=is_output, minlength=len(token_N))
-    subtract_N = params.frequency_penalty * count_N + params.presence_penalty * (count_N > 0)
-    return np.stack([np.full(len(token_N), r), token_N, np.full(len(token_N), params.repetition_penalty), subtract_N])
+    token_N = np.concatenate([prompt, np.array(row.output_ids, dtype=np.int64)])
+    columns = np.zeros((4, len(token_N)))
+    columns[0], columns[1], columns[2] = r, token_N, params.repetition_penalty
+    if params.frequency_penalty or params.presence_penalty:
+        _, inverse = np.unique(token_N, return_inverse=True)
+        is_output = (np.arange(len(token_N)) >= len(prompt)).astype(np.float64)
+        count_N = np.bincount(inverse, weights=is_output)[inverse]
+        columns[3] = params.frequency_penalty * count_N + params.presence_penalty * (count_N > 0)
+    return columns
 
 
 def _banned(row: SampleRow) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from proa_workers.core.plan import Sampled, SampleRow
-from proa_workers.sampling.adjust import adjust_logits, upload
+from proa_workers.sampling.adjust import PromptArrays, adjust_logits, upload
 from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.select import cutoff_key, invert_cdf
 
@@ -24,11 +24,12 @@ MAX_NEAR = 256  # top-k up to here by torch.topk, about ten times faster than co
 
 
 class Sampler:
-    """Chooses tokens for the rows of one step; holds no state between steps."""
+    """Chooses tokens for the rows of one step; keeps nothing between steps that could change a token."""
 
     def __init__(self, *, vocab_size: int, device: str) -> None:
         self._vocab_size = vocab_size
         self._device = torch.device(device)
+        self._prompts = PromptArrays()
 
     @torch.inference_mode()
     def sample(self, logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
@@ -41,7 +42,7 @@ class Sampler:
         if not rows:
             return []
         raw_RV = logits_RV.float()
-        edited_RV = adjust_logits(raw_RV, rows)
+        edited_RV = adjust_logits(raw_RV, rows, self._prompts)
         peak_R1, token_R1 = self._choose(edited_RV, rows)
         columns = [token_R1, raw_RV.amax(1, keepdim=True) if edited_RV is not raw_RV else peak_R1, peak_R1]
         num_top = max((-1 if row.params.logprobs is None else row.params.logprobs) for row in rows)
