@@ -100,7 +100,7 @@ def measure_batch(
         "batch": batch,
         "dtype": engine.info.dtype,
         "graphs": engine.graphs is not None,
-        "arms": f"{engine.arms.attention}/{engine.arms.for_rows(batch * (config.moe.top_k if config.moe else 1))}",
+        "arms": f"{engine.arms.attention}/{engine.arms.for_tokens(batch)}",
         "ms_per_step": round(1000 * median(seconds), 3),
         "ms_p10_p90": [round(1000 * seconds[int(STEPS * q)], 3) for q in (0.1, 0.9)],
         "floor_ms": round(floor_ms, 3),

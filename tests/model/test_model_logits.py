@@ -41,8 +41,8 @@ def test_logits_equal_transformers(name: str, checkpoint: Checkpoint, open_engin
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3_yarn"])
 @pytest.mark.parametrize(
     "arms",
-    [REFERENCE, Arms(experts="looped"), Arms(experts="grouped"), Arms(few="looped", few_rows=10_000)],
-    ids=["reference", "looped", "grouped", "few"],
+    [REFERENCE, Arms(experts="looped"), Arms(experts="grouped"), Arms(single="looped")],
+    ids=["reference", "looped", "grouped", "single"],
 )
 def test_every_arm_equals_transformers(name: str, arms: Arms, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
     harness, ids, (table,) = open_engine(checkpoint(name)), random_ids(CUTS[-1]), shuffled_tables(1)

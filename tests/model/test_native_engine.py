@@ -11,10 +11,12 @@ import torch
 from proa_workers.core.plan import StepPlan
 from proa_workers.engine.device_kv import DeviceKvMemory
 from proa_workers.engine.native import NativeEngine, choose_arms
-from proa_workers.engine.native_settings import NativeSettings
+from proa_workers.engine.native_settings import NativeSettings, Placement
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun
 from proa_workers.kv.memory import probe_pattern
+from proa_workers.model.arms import Arms
+from proa_workers.model.experts import EXPERTS, check_experts
 from proa_workers.model.hf_config import read_config
 
 from tests.model.checkpoints import Harness, random_ids, shuffled_tables
@@ -117,7 +119,28 @@ def test_device_memory_moves_bytes(checkpoint: Checkpoint) -> None:
     assert memory.shm_name is None
 
 
-def test_arms_by_device() -> None:
-    assert choose_arms(torch.device("cpu")).for_rows(4) == "looped"
-    assert choose_arms(torch.device("cpu")).for_rows(64) == "grouped"
-    assert choose_arms(torch.device("cuda")).for_rows(1) == "grouped"
+@pytest.mark.parametrize(
+    ("experts", "arms"),
+    [
+        ("auto", Arms(experts="grouped", single="looped")),
+        ("grouped", Arms(experts="grouped", single="grouped")),
+        ("reference", Arms(experts="reference", single="reference")),
+    ],
+)
+def test_arms_on_a_cpu(experts: Any, arms: Arms) -> None:
+    placement = Placement(device=torch.device("cpu"), dtype="float32", max_model_len=1)
+    assert choose_arms(NativeSettings(experts=experts), placement) == arms
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda x, *_: x @ x, "does not run .*set experts looped"),
+        (lambda x, *_: x, "wrong by .*set experts looped"),
+        (lambda x, *_: x * torch.nan, "wrong by nan"),
+    ],
+)
+def test_arm_that_fails_its_check_is_refused(broken: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXPERTS, "grouped", broken)
+    with pytest.raises(SettingsError, match=says):
+        check_experts("grouped", torch.float32, torch.device("cpu"))

@@ -12,10 +12,11 @@ from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
 from proa_workers.engine.base import EngineInfo
 from proa_workers.engine.device_kv import DTYPES, allocate_pool
 from proa_workers.engine.native_settings import NativeSettings, Placement, place, pool_blocks
-from proa_workers.model.arms import Arms
+from proa_workers.model.arms import Arms, ExpertsArm
 from proa_workers.model.assemble import build_batch
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
+from proa_workers.model.experts import check_experts
 from proa_workers.model.graphs import DecodeGraphs, fits_graph
 from proa_workers.model.hf_config import read_config
 from proa_workers.model.loading import load_model
@@ -24,9 +25,6 @@ from proa_workers.model.paged import PagedKv
 from proa_workers.model.source import RandomWeights
 from proa_workers.model.weights import Progress, weights_identity
 from proa_workers.sampling.sampler import Sampler
-
-# Up to this many token-expert pairs a loop over them beats sorting them, on a CPU (bench/serving/engine_step.py).
-CPU_FEW_ROWS = 8
 
 
 class TokenSampler(Protocol):
@@ -52,13 +50,14 @@ class NativeEngine:
         layout = config.kv_layout(dtype=placement.dtype, block_tokens=settings.block_tokens, identity=identity)
         self.kv, pool = allocate_pool(layout, pool_blocks(settings, layout, placement), device)
         self.info = engine_info(config, placement, model_path)
-        self.arms = choose_arms(device)
+        self.arms = choose_arms(settings, placement)
         self.decoder = decoder
         self.mtp = mtp
         self._sampler = sampler or Sampler(vocab_size=config.vocab_size, device=str(device))
         self._paged = PagedKv(pool, layout)
         # NOTE: torch's grouped product of float32 reads group sizes on the host, which no graph can hold.
-        has_graphs = device.type == "cuda" and placement.dtype == "bfloat16" and settings.graphs == "auto"
+        can_capture = placement.dtype == "bfloat16" and self.arms.experts == "grouped"
+        has_graphs = device.type == "cuda" and can_capture and settings.graphs == "auto"
         self.graphs = DecodeGraphs(decoder, self._paged, self.arms) if has_graphs else None
 
     @classmethod
@@ -141,6 +140,11 @@ def engine_info(config: ModelConfig, placement: Placement, model_path: str) -> E
     )
 
 
-def choose_arms(device: torch.device) -> Arms:
-    """Fast arms of `device`; a host loops over a few pairs, a device never reads ids on the host."""
-    return Arms(few_rows=CPU_FEW_ROWS if device.type == "cpu" else 0)
+def choose_arms(settings: NativeSettings, placement: Placement) -> Arms:
+    """Arms for this device, tried once; SettingsError if they do not run or are wrong here."""
+    experts: ExpertsArm = "grouped" if settings.experts == "auto" else settings.experts
+    # A loop over one token's experts reads their ids on the host: free on a CPU, and there faster than sorting.
+    is_looped = placement.device.type == "cpu" and settings.experts == "auto"
+    arms = Arms(experts=experts, single="looped" if is_looped else experts)
+    check_experts(arms.experts, DTYPES[placement.dtype], placement.device)
+    return arms

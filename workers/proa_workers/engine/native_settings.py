@@ -9,6 +9,7 @@ import torch
 
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import KvLayout
+from proa_workers.model.arms import ExpertsArm
 from proa_workers.model.config import ModelConfig
 
 HOST_KV_BYTES = 1 << 30
@@ -19,7 +20,8 @@ DEVICE_KV_FRACTION = 0.85
 class NativeSettings:
     """`num_blocks` or `kv_bytes` size the pool; with neither, 1 GiB on a host and 85 % of what is free on a device.
 
-    `graphs` auto: 16-bit decode steps run as CUDA graphs where the device has them.
+    `experts` names the implementation of the routed experts (model/arms.py), auto = the fastest that never reads from a
+    device. `graphs` auto: 16-bit decode steps run as CUDA graphs where the device has them.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -29,6 +31,7 @@ class NativeSettings:
     kv_bytes: int | None = None
     max_model_len: int | None = None
     graphs: Literal["auto", "off"] = "auto"
+    experts: Literal["auto"] | ExpertsArm = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,15 +11,14 @@ ExpertsArm = Literal["looped", "grouped", "reference"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arms:
-    """`few` computes the experts of steps with at most `few_rows` token-expert pairs, `experts` all other steps."""
+    """`single` computes the experts of steps of one token, `experts` those of all other steps."""
 
     attention: AttentionArm = "batched"
     experts: ExpertsArm = "grouped"
-    few: ExpertsArm = "looped"
-    few_rows: int = 0
+    single: ExpertsArm = "grouped"
 
-    def for_rows(self, num_rows: int) -> ExpertsArm:
-        return self.few if num_rows <= self.few_rows else self.experts
+    def for_tokens(self, num_tokens: int) -> ExpertsArm:
+        return self.single if num_tokens == 1 else self.experts
 
 
-REFERENCE = Arms(attention="reference", experts="reference")
+REFERENCE = Arms(attention="reference", experts="reference", single="reference")

@@ -12,7 +12,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from proa_workers.errors import SettingsError
 from proa_workers.model.arms import ExpertsArm
+from proa_workers.model.source import RandomWeights
 
 
 class ExpertWeights:
@@ -78,3 +80,24 @@ EXPERTS: dict[ExpertsArm, ExpertsFunction] = {
     "looped": run_looped,
     "grouped": run_grouped,
 }
+
+
+def check_experts(arm: ExpertsArm, dtype: torch.dtype, device: torch.device) -> None:
+    """Run `arm` once on small random experts beside the reference; SettingsError if it fails or differs."""
+    source = RandomWeights(dtype=dtype, device=device)
+    experts = ExpertWeights(source.take("w13", (4, 64, 64)), source.take("w2", (4, 64, 32)))
+    x_TM = source.take("x", (6, 64)) * 8
+    weights_TA = torch.full((6, 2), 0.5, device=device)
+    ids_TA = torch.tensor([[0, 1], [3, 1], [0, 3], [1, 0], [3, 0], [1, 3]], device=device)
+    advice = f"experts {arm} on {device.type} with torch {torch.__version__}"
+    try:
+        ours = EXPERTS[arm](x_TM, weights_TA, ids_TA, experts).float()
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            f"{advice}: does not run ({reason}); install torch 2.11 or newer, or set experts looped"
+        ) from None
+    theirs = run_reference(x_TM, weights_TA, ids_TA, experts).float()
+    error_norm = float((ours - theirs).norm() / theirs.norm())
+    if not error_norm < (1e-4 if dtype == torch.float32 else 2e-2):
+        raise SettingsError(f"{advice}: wrong by {error_norm:.1e}; install another torch, or set experts looped")

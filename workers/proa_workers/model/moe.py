@@ -92,7 +92,7 @@ class MoeLayer:
 
     def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
         weights_TA, ids_TA = self.gate.route(x_TM)
-        routed_TM = EXPERTS[arms.for_rows(ids_TA.numel())](x_TM, weights_TA, ids_TA, self.experts)
+        routed_TM = EXPERTS[arms.for_tokens(x_TM.shape[0])](x_TM, weights_TA, ids_TA, self.experts)
         return routed_TM if self.shared is None else routed_TM + self.shared.forward(x_TM, arms)
 
 
