@@ -76,8 +76,8 @@ def counts_text(s: Summary) -> str:
 def comparison_table(results: Sequence[Measured]) -> Table:
     """One row for each run: load, throughput per worker, speed per user, latencies, failures."""
     table = Table(title="All runs (latencies in ms)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("load", "endpoint"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("load", no_wrap=True)
+    table.add_column("endpoint", overflow="fold")
     for name in (
         "tok/s\n/worker",
         "tok/s\n/user",
