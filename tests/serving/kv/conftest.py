@@ -14,7 +14,7 @@ from proa_proto.v1 import kv_control_pb2 as pb
 from proa_proto.v1 import kv_control_pb2_grpc as pb_grpc
 from proa_workers.core.lease import Reader, Transfer
 from proa_workers.errors import TransferFailed
-from proa_workers.kv.connect import TransportChoice, open_transport
+from proa_workers.kv.connect import OpenTransport, TransportChoice, open_transport
 from proa_workers.kv.handoff import HandOff
 from proa_workers.kv.holder import KvHolder
 from proa_workers.kv.layout import BlockRun, KvLayout
@@ -135,6 +135,20 @@ class Pair:
 MakePair = Callable[..., Awaitable[Pair]]
 
 
+def opening(fault: Callable[[Chunk], None]) -> OpenTransport:
+    """`open_transport` with `fault` in between."""
+
+    def open_faulty(hello: pb.HelloReply, choice: TransportChoice, reader: Reader) -> Transport:
+        return FaultyTransport(open_transport(hello, choice, reader), fault)
+
+    return open_faulty
+
+
+@pytest.fixture
+def faulty_opener() -> Callable[[Callable[[Chunk], None]], OpenTransport]:
+    return opening
+
+
 @pytest.fixture
 async def make_pair() -> AsyncIterator[MakePair]:
     """Factory by transport, kinds of memory and reader settings; at the end everything is closed and accounted for."""
@@ -152,12 +166,9 @@ async def make_pair() -> AsyncIterator[MakePair]:
     ) -> Pair:
         faults: list[Callable[[Chunk], None]] = []
 
-        def open_faulty(hello: pb.HelloReply, choice: TransportChoice, reader: Reader) -> Transport:
-            def fault(chunk: Chunk) -> None:
-                for one in faults:
-                    one(chunk)
-
-            return FaultyTransport(open_transport(hello, choice, reader), fault)
+        def fault(chunk: Chunk) -> None:
+            for one in faults:
+                one(chunk)
 
         source, target = source_kind(source_layout, NUM_BLOCKS), target_kind(target_layout, NUM_BLOCKS)
         pins, fake_clock = Pins(), Clock()
@@ -176,7 +187,7 @@ async def make_pair() -> AsyncIterator[MakePair]:
         pb_grpc.add_KvControlServicer_to_server(KvControl(holder), server)
         await server.start()
         reader = KvReader(
-            target, engine_id="d", epoch=1, transport=transport, open_transport=open_faulty, **reader_settings
+            target, engine_id="d", epoch=1, transport=transport, open_transport=opening(fault), **reader_settings
         )
         pair = Pair(
             source=source,
