@@ -48,6 +48,7 @@ def test_a_sweep_of_two_endpoints_is_one_table_and_one_picture(double, second_do
     done = proa_bench(*where, "--workload", "1k1k", "--scale", 0.01, "--sweep", "1,3", "--plot", picture, "--json", out)
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(PNG)
+    assert "dead: 16 x failed: HTTP 503: down" in done.stdout
     runs = json.loads(out.read_text())["runs"]
     assert [(run["label"], run["concurrency"], run["num_ok"]) for run in runs] == [
         ("good", 1, 4), ("dead", 1, 0), ("good", 3, 12), ("dead", 3, 0),

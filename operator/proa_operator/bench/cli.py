@@ -22,6 +22,7 @@ from proa_operator.bench.report import (
     Provenance,
     comparison_table,
     counts_text,
+    errors_text,
     hardware_of,
     latency_table,
     write_json,
@@ -124,6 +125,8 @@ def _show(results: Sequence[Measured]) -> None:
         console.print(counts_text(measured.summary), highlight=False, markup=False, soft_wrap=True)
     if len(results) > 1:
         console.print(comparison_table(results))
+    if len(results) > 2 and (errors := errors_text(results)):
+        console.print(errors, highlight=False, markup=False, soft_wrap=True)
 
 
 def _write(options: Options, results: Sequence[Measured], provenance: Provenance) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from proa_operator.bench.measure import Distribution, Slo, Summary
 from proa_operator.bench.session import Measured
 
 LATENCIES = (("TTFT", "ttft_ms"), ("ITL", "itl_ms"), ("TPOT", "tpot_ms"), ("E2E", "e2e_ms"))
+MAX_ERRORS = 3
 LATE_MS = 50.0  # a burst of a recorded trace takes some milliseconds to write
 COMPARED = (
     "tok/s\n/worker", "tok/s\n/user", "TTFT\np50", "\np99", "TPOT\np50", "\np99", "good\nreq/s", "failed\nor cut",
@@ -69,7 +71,7 @@ def counts_text(s: Summary) -> str:
         lines.append(f"goodput {s.goodput_per_second:.2f} requests/s; SLO met by {s.slo_attainment:.1%} of requests")
     if s.late_ms is not None and s.late_ms.p99 > LATE_MS:
         lines.append(f"sent late by {s.late_ms.p99:.0f} ms (p99): this machine is too slow for the rate")
-    lines += [f"{count} x {error}" for error, count in s.errors[:3]]
+    lines += [f"{count} x {error}" for error, count in s.errors[:MAX_ERRORS]]
     return "\n".join(lines)
 
 
@@ -97,6 +99,15 @@ def comparison_table(results: Sequence[Measured]) -> Table:
         tail = [_number(s.goodput_per_second), str(s.num_failed + s.num_cut)]
         table.add_row(measured.load.short, measured.target.label, *rates, *latencies, *tail)
     return table
+
+
+def errors_text(results: Sequence[Measured]) -> str:
+    """The most frequent reasons of failures over all loads, a line each, by endpoint; empty without failures."""
+    counts: dict[str, Counter[str]] = {}
+    for measured in results:
+        counts.setdefault(measured.target.label, Counter()).update(dict(measured.summary.errors))
+    lines = [(label, *found) for label, reasons in counts.items() for found in reasons.most_common(MAX_ERRORS)]
+    return "\n".join(f"{label}: {count} x {reason}" for label, reason, count in lines)
 
 
 def _point(values: Distribution | None, name: str) -> str:
