@@ -40,6 +40,7 @@ def test_info(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
         ({"num_blocks": None, "kv_bytes": 1 << 16}, r"needs 64; raise num_blocks or kv_bytes"),
         ({"num_blocks": 64, "kv_bytes": 1 << 30}, "give one of them"),
         ({"device": "cuda"}, "torch sees no GPU"),
+        ({"num_blocks": 1 << 40}, r"does not fit in /dev/shm \(.*\); lower kv_bytes or num_blocks"),
     ],
 )
 def test_refuses_settings(settings: dict[str, Any], says: str, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun, KvLayout
 from proa_workers.kv.memory import HostKvMemory, KvMemory, probe_pattern
 
@@ -49,6 +50,12 @@ def allocate_pool(layout: KvLayout, num_blocks: int, device: torch.device) -> tu
     if device.type != "cpu":
         memory = DeviceKvMemory(layout, num_blocks, DTYPES[layout.dtype], device)
         return memory, memory.pool
-    host = HostKvMemory(layout, num_blocks)
+    try:
+        host = HostKvMemory(layout, num_blocks)
+    except OSError as error:
+        raise SettingsError(
+            f"a KV pool of {num_blocks * layout.block_bytes >> 20} MiB does not fit in /dev/shm ({error.strerror});"
+            " lower kv_bytes or num_blocks, or enlarge /dev/shm"
+        ) from None
     pool = torch.frombuffer(host.buffer, dtype=DTYPES[layout.dtype], count=num_blocks * math.prod(layout.block_shape))
     return host, pool.view(num_blocks, *layout.block_shape)

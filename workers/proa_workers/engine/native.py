@@ -12,6 +12,7 @@ from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
 from proa_workers.engine.base import EngineInfo
 from proa_workers.engine.device_kv import DTYPES, allocate_pool
 from proa_workers.engine.native_settings import NativeSettings, Placement, place, pool_blocks
+from proa_workers.errors import SettingsError
 from proa_workers.model.arms import Arms, ExpertsArm
 from proa_workers.model.assemble import build_batch
 from proa_workers.model.config import ModelConfig
@@ -71,14 +72,17 @@ class NativeEngine:
         """Load `folder`; CheckpointError for a bad checkpoint, SettingsError for settings it cannot serve."""
         config = read_config(folder)
         placement = place(settings, config)
-        loaded = load_model(
-            folder,
-            config,
-            dtype=DTYPES[placement.dtype],
-            device=placement.device,
-            max_model_len=placement.max_model_len,
-            progress=progress,
-        )
+        try:
+            loaded = load_model(
+                folder,
+                config,
+                dtype=DTYPES[placement.dtype],
+                device=placement.device,
+                max_model_len=placement.max_model_len,
+                progress=progress,
+            )
+        except torch.OutOfMemoryError:
+            raise SettingsError(f"the weights in {folder} do not fit on {placement.device}; use a larger GPU") from None
         identity = f"native-1:{weights_identity(folder)}"
         return cls(
             loaded.decoder,
