@@ -1,0 +1,1 @@
+"""The pure planner: from what is seen of one service to ordered actions and a status. No clock, wire or event loop."""
