@@ -113,6 +113,7 @@ def test_n_outputs_carry_their_index(worker) -> None:
         ((5,), {"max_tokens": 0}, "INVALID_ARGUMENT", "max_tokens must be at least 1"),
         ((5,), {"json_schema": '{"type": "nope"}'}, "INVALID_ARGUMENT", "nope"),
         ((5,) * 5000, {}, "INVALID_ARGUMENT", "5000 tokens, this worker takes at most"),
+        ((5,), {"logit_bias": {10**6: 1.0}}, "INVALID_ARGUMENT", "logit_bias has token id 1000000"),
         ((5,), {"prompt_logprobs": 1}, "UNIMPLEMENTED", "prompt_logprobs"),
     ],
 )

@@ -179,6 +179,28 @@ def test_abort_while_a_step_runs_ignores_its_token() -> None:
     scheduler.pool.check(idle=True)
 
 
+class GivesUp:
+    """A grammar that gives up at its second token."""
+
+    failure: str | None = None
+    num_accepted = 0
+
+    def accept(self, token_id: int) -> None:
+        self.num_accepted += 1
+        if self.num_accepted == 2:
+            self.failure = "too complex"
+
+
+def test_output_whose_grammar_gives_up_ends_with_its_reason() -> None:
+    scheduler, engine = make_scheduler(), ToyEngine(16)
+    seq = make(1, [1, 2, 3], max_tokens=9)
+    seq.row.grammar = GivesUp()
+    scheduler.add([seq])
+    last = run(scheduler, engine)[-1]
+    assert (last.finish.reason, last.finish.why, len(seq.row.output_ids)) == ("error", "too complex", 2)
+    scheduler.pool.check(idle=True)
+
+
 @pytest.mark.parametrize(
     ("seq", "error", "message"),
     [

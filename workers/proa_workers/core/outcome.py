@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from proa_workers.core.plan import Sampled
+from proa_workers.core.plan import GrammarState, Sampled
 from proa_workers.core.sequence import Sequence
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -13,10 +13,11 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Why an output ended; `matched` is the stop token id or stop string that did it."""
+    """Why an output ended; `matched` is the stop token id or stop string, `why` what the request itself broke."""
 
     reason: FinishReason
     matched: int | str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,16 @@ def judge(seq: Sequence, sampled: Sampled, max_model_len: int) -> Outcome:
     seq.row.output_ids.append(token)
     matched = seq.stop.append(token) if seq.stop is not None else None
     finish = _stop(seq, token, matched) or _length(seq, max_model_len)
-    if seq.row.grammar is not None and finish is None:
-        seq.row.grammar.accept(token)
+    if seq.row.grammar is not None:
+        finish = _constrain(seq.row.grammar, token, finish)
     return Outcome(seq=seq, sampled=sampled, finish=finish)
+
+
+def _constrain(grammar: GrammarState, token: int, finish: Finish | None) -> Finish | None:
+    """Advance the grammar; an output whose grammar gave up ends with an error, whatever else ended it."""
+    if finish is None:
+        grammar.accept(token)
+    return Finish(reason="error", why=grammar.failure) if grammar.failure else finish
 
 
 def _stop(seq: Sequence, token: int, matched: str | None) -> Finish | None:

@@ -26,6 +26,10 @@ class GrammarState(Protocol):
     def is_finished(self) -> bool:
         """True when the output is complete, so that only end-of-sequence may follow."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why the grammar gave up in mid-output; None while it works."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SampleRow:

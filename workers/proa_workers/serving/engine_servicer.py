@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from smg_grpc_proto import vllm_engine_pb2 as pb
 from smg_grpc_proto import vllm_engine_pb2_grpc
 from smg_grpc_proto.generated import common_pb2
 
-from proa_workers import __version__
 from proa_workers.core.load import Load
 from proa_workers.errors import Draining, Unsupported
 from proa_workers.serving.generate import generate
@@ -107,7 +107,7 @@ class EngineServicer(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[m
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: Context) -> pb.GetLoadsResponse:
         load = self._loaded()
-        reply = pb.GetLoadsResponse(timestamp=datetime.now(UTC).isoformat(), version=__version__, dp_rank_count=1)
+        reply = pb.GetLoadsResponse(timestamp=datetime.now(UTC).isoformat(), version=version("proa"), dp_rank_count=1)
         reply.loads.append(self._wire_load(load))
         return reply
 

@@ -14,6 +14,7 @@ from proa_workers.core.plan import GrammarState, Sampled, SampleRow
 from proa_workers.core.sequence import Sequence
 from proa_workers.errors import Draining, InvalidRequest
 from proa_workers.kv.handoff import HandOff, load_object
+from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.stop import StopStrings
 from proa_workers.serving.convert import chunk_of, complete_of, prompt_of, sampling_of
 from proa_workers.serving.stream import Batch, Stream
@@ -46,6 +47,7 @@ async def _prepare(worker: Worker, request: pb.GenerateRequest) -> Stream:
     if bad := [token for token in prompt if token >= info.vocab_size]:
         raise InvalidRequest(f"token id {bad[0]} is outside the vocabulary of {info.vocab_size}")
     params = sampling_of(request.sampling_params, num_prompt=len(prompt), max_model_len=info.max_model_len)
+    check_admissible(params, info.vocab_size, info.eos_token_ids)
     hand_off = _hand_off_of(request, len(prompt))
     grammars = await _grammars(worker, params)
     key = worker.new_key(request.request_id)
@@ -115,7 +117,8 @@ def _responses(
     if batch.finish is None:
         return responses
     if batch.finish.reason == "error":
-        raise stream.error or Draining("the engine failed: retry on another worker")
+        broken = InvalidRequest(batch.finish.why) if batch.finish.why else None
+        raise broken or stream.error or Draining("the engine failed: retry on another worker")
     responses.append(
         complete_of(
             index=seq.index,
