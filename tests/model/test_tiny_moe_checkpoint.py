@@ -110,6 +110,28 @@ def test_transformers_answers_the_demonstrations_question(reference: Any) -> Non
     assert text in {answer for _, answer in DIALOGUE if answer.startswith("A proa is")}
 
 
+@torch.no_grad()
+@pytest.mark.skipif(
+    not hasattr(transformers.GenerationConfig(), "use_mtp"), reason="this transformers has no MTP decoding"
+)
+def test_transformers_drafts_with_the_mtp_layer(reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same text as without drafts, in little more than half the calls: the MTP layer is stored as others read it."""
+    # transformers finds MTP weights by this pattern, and its own names DeepSeek-V3's layer 61.
+    monkeypatch.setattr(reference, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.4\..*"])
+    ids = transformers.AutoTokenizer.from_pretrained(MODEL)(
+        "<|begin|><|user|>What is a proa?<|assistant|>", return_tensors="pt"
+    )
+    calls = [0]
+    hook = reference.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    written = []
+    for use_mtp in (False, True):
+        calls[0] = 0
+        written.append((reference.generate(**ids, max_new_tokens=60, do_sample=False, use_mtp=use_mtp), calls[0]))
+    hook.remove()
+    assert written[0][0].tolist() == written[1][0].tolist()
+    assert written[1][1] <= 0.6 * written[0][1]
+
+
 def test_tokenizer_gives_one_token_per_digit_and_loses_nothing(tokenizer: Tokenizer) -> None:
     assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(range(len(SPECIAL)))
     assert len(tokenizer.encode("1234").ids) == 4
