@@ -4,7 +4,6 @@ from proa_operator.render.download import download_job, download_objects
 from proa_operator.render.errors import RenderError
 from proa_operator.render.gateway import gateway_objects
 from proa_operator.render.group import group_objects
-from proa_operator.render.network import revision_policies
 from proa_operator.render.placement import NodeRequirement, node_requirements
 from proa_operator.render.refusals import Refusal, refusals
 from proa_operator.render.revision import (
@@ -16,7 +15,7 @@ from proa_operator.render.revision import (
     target_revision,
 )
 from proa_operator.render.service import JsonObject, Service
-from proa_operator.render.service_objects import service_objects
+from proa_operator.render.service_objects import revision_objects, service_objects
 from proa_operator.render.settings import PodSelector, RenderSettings
 from proa_operator.render.worker_pool import worker_pool_replicas, worker_pools
 
@@ -38,8 +37,8 @@ __all__ = [
     "node_requirements",
     "read_revision",
     "refusals",
+    "revision_objects",
     "revision_of",
-    "revision_policies",
     "service_objects",
     "target_revision",
     "worker_pool_replicas",

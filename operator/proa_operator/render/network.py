@@ -10,7 +10,6 @@ from proa_operator.api.security import NetworkPolicy
 from proa_operator.names import DOWNLOAD_PORTS, GATEWAY_PORTS, WORKER_PORTS, Component, Port
 from proa_operator.render.metadata import Group, child, component_selector, revision_selector
 from proa_operator.render.model_source import is_downloaded
-from proa_operator.render.plain import plain
 from proa_operator.render.service import JsonObject, Service
 from proa_operator.render.settings import PodSelector, RenderSettings
 
@@ -33,7 +32,7 @@ def service_policies(service: Service, settings: RenderSettings) -> list[JsonObj
     return policies
 
 
-def revision_policies(service: Service, *, revision: str) -> list[JsonObject]:
+def revision_policies(service: Service, revision: str) -> list[JsonObject]:
     """Workers of one revision reach each other's KvControl and transports; policies cannot say "the same label"."""
     if service.spec.security.network_policy is NetworkPolicy.DISABLED:
         return []
@@ -50,7 +49,7 @@ def revision_policies(service: Service, *, revision: str) -> list[JsonObject]:
         egress=[{"to": peers, "ports": ports}, _DNS],
     )
     policy["metadata"]["labels"][names.REVISION_LABEL] = revision
-    return plain([policy])
+    return [policy]
 
 
 def group_policy(group: Group) -> JsonObject:
