@@ -112,11 +112,11 @@ def test_stop_wakes_a_receiver_at_once(wire: Wire) -> None:
 
 def test_server_survives_strangers(server: TcpServer) -> None:
     for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x02\xff\xff"):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as stranger:
-            with suppress(OSError):  # it is cut off, at whatever moment
-                stranger.sendall(garbage)
-                stranger.shutdown(socket.SHUT_WR)
-                assert stranger.recv(1) == b""
+        address = ("127.0.0.1", server.port)
+        with suppress(OSError), socket.create_connection(address, timeout=10) as stranger:  # cut off at some moment
+            stranger.sendall(garbage)
+            stranger.shutdown(socket.SHUT_WR)
+            assert stranger.recv(1) == b""
     assert probe(server.port) == probe_pattern(1000)
 
 

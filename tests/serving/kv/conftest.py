@@ -131,6 +131,17 @@ class Pair:
         self.clock.now += seconds
         self.holder.sweep()
 
+    async def close(self) -> None:
+        await self.reader.close()
+        self.expire(2 * self.holder.lease_seconds)
+        self.expire(2 * self.holder.lease_seconds)
+        await self.server.stop(0)
+        self.holder.close()
+        self.source.close()
+        self.target.close()
+        assert not self.pins.blocks, f"blocks are still pinned: {self.pins.blocks}"
+        assert not self.holder.num_leases
+
 
 MakePair = Callable[..., Awaitable[Pair]]
 
@@ -204,15 +215,7 @@ async def make_pair() -> AsyncIterator[MakePair]:
 
     yield make
     for pair in pairs:
-        await pair.reader.close()
-        pair.expire(2 * pair.holder.lease_seconds)
-        pair.expire(2 * pair.holder.lease_seconds)
-        await pair.server.stop(0)
-        pair.holder.close()
-        pair.source.close()
-        pair.target.close()
-        assert not pair.pins.blocks, f"blocks are still pinned: {pair.pins.blocks}"
-        assert not pair.holder.num_leases
+        await pair.close()
 
 
 @pytest.fixture
