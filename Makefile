@@ -39,7 +39,17 @@ gen: $(STAMP) ## regenerate the protobuf code
 lock: $(STAMP) ## resolve requirements.lock anew
 	@bash tools/lock.sh
 
+model: $(STAMP) ## train the bundled model anew on one GPU, about 6 minutes (docs/tiny-moe.md)
+	@$(BIN)/python -m tools.tiny_moe.corpus
+	@$(BIN)/python -m tools.tiny_moe.tokenizer
+	@$(BIN)/python -m tools.tiny_moe.train --compile
+	@$(BIN)/python -m tools.tiny_moe.evaluate
+
+model-eval: $(STAMP) ## measure the bundled model's tasks on held-out inputs
+	@$(BIN)/python -m tools.tiny_moe.corpus
+	@$(BIN)/python -m tools.tiny_moe.evaluate
+
 clean: ## remove everything that was installed or built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test lint format gen lock clean
+.PHONY: help install demo test lint format gen lock model model-eval clean

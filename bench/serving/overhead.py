@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import torch
 import yaml
 from proa_operator.local.options import Options
 from proa_operator.local.prepare import prepare
@@ -38,6 +40,8 @@ from tokenizers import Tokenizer
 
 from bench.serving.provenance import provenance
 
+os.environ["OMP_NUM_THREADS"] = "1"  # the workers inherit it: the same number of threads on every way
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples/models/tiny-moe"
 PROMPT = "In the beginning the river ran down to the sea and the boat went with it. "
@@ -51,6 +55,7 @@ class InProcess:
 
     def __init__(self) -> None:
         settings = parse_settings(["--model", str(MODEL), "--device", "cpu", "--prefix-cache", "false"], {})
+        torch.set_num_threads(1)
         engine = build_engine(settings, lambda fraction: None)
         self._loop: EngineLoop = build_loop(engine, settings, self._deliver)
         self._event_loop = asyncio.get_running_loop()
