@@ -1,0 +1,45 @@
+"""Which tiers run: `PROA_TEST_TIERS` is `a`, `b`, `a,b` or `none`; without it, all that this machine can."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+
+from testbed.errors import BedError
+
+CHOICES = ("a", "b")
+
+
+def chosen_tiers() -> frozenset[str]:
+    """What the environment asks for; raises BedError for a word that is no tier."""
+    words = os.environ.get("PROA_TEST_TIERS", ",".join(CHOICES)).replace(" ", "").split(",")
+    if words == ["none"] or words == [""]:
+        return frozenset()
+    if unknown := [word for word in words if word not in CHOICES]:
+        raise BedError(f"PROA_TEST_TIERS={','.join(words)}: {unknown[0]!r} is no tier; use a, b, a,b or none")
+    return frozenset(words)
+
+
+def why_not(tier: str) -> str | None:
+    """One line that says why this machine cannot run `tier`, or None when it can."""
+    if platform.system() != "Linux":
+        return "it needs Linux"
+    if absent := [name for name in ("go", "openssl") if shutil.which(name) is None]:
+        return f"it needs {' and '.join(absent)}"
+    return _why_no_node() if tier == "b" else None
+
+
+def _why_no_node() -> str | None:
+    if os.geteuid() != 0:
+        return "it needs root"
+    if shutil.which("apt-get") is None:
+        return "it needs apt-get, for containerd and its network plugins"
+    return None
+
+
+def left_out(tier: str) -> str | None:
+    """Why tests of `tier` do not run here: not asked for, or not possible; None when they run."""
+    if tier not in chosen_tiers():
+        return "PROA_TEST_TIERS leaves it out"
+    return why_not(tier)
