@@ -68,7 +68,7 @@ def revision_of(spec: ServiceSpec, *, template_version: int = TEMPLATE_VERSION, 
 
     Compare with a stored revision by its own `template_version`: then an upgrade of the operator rolls nothing.
     """
-    return digest8([template_version, restart, _without_irrelevant(_dump(spec, exclude_defaults=True))])
+    return digest8([template_version, restart, _dump(_read(relevant_part(spec)), exclude_defaults=True)])
 
 
 def target_revision(spec: ServiceSpec, stored: Iterable[StoredRevision], *, restart: str = "") -> str:
@@ -84,7 +84,10 @@ def target_revision(spec: ServiceSpec, stored: Iterable[StoredRevision], *, rest
 
 def relevant_part(spec: ServiceSpec) -> JsonObject:
     """The spec as in YAML, all defaults filled in, without the fields of IRRELEVANT."""
-    return _without_irrelevant(_dump(spec))
+    part = _dump(spec)
+    for path in IRRELEVANT:
+        _remove(part, path)
+    return part
 
 
 def controller_revision(
@@ -131,12 +134,6 @@ def read_revision(stored: Mapping[str, Any]) -> StoredRevision:
 
 def _dump(spec: ServiceSpec, *, exclude_defaults: bool = False) -> JsonObject:
     return spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=exclude_defaults)
-
-
-def _without_irrelevant(part: JsonObject) -> JsonObject:
-    for path in IRRELEVANT:
-        _remove(part, path)
-    return part
 
 
 def _remove(part: JsonObject, path: str) -> None:
