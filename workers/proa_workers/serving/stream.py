@@ -31,7 +31,7 @@ class Stream:
         self.key = key
         self.seqs = seqs
         self.hand_off = hand_off  # still to be fetched or released
-        self.fetch_task: asyncio.Task[None] | None = None
+        self.fetch_task: asyncio.Task[bool] | None = None
         self.error: WorkerError | None = None
         self.num_open = len(seqs)
         self._clocks = {seq.seq_id: _Clock(seq) for seq in seqs}

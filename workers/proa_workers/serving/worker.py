@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from proa_proto.v1 import worker_admin_pb2 as admin_pb
 from tokenizers import Tokenizer
@@ -28,6 +28,7 @@ from proa_workers.serving.kv_events import KvEventLog
 from proa_workers.serving.stream import Stream
 from proa_workers.settings import Role, Settings
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 SUBMIT_TIMEOUT_SECONDS = 30.0
 SWEEP_SECONDS = 0.25
@@ -50,7 +51,7 @@ class Worker(LoadSource):
         self.streams: dict[str, Stream] = {}
         self.failed = asyncio.Event()
         self._num_requests = 0
-        self._fetches: set[asyncio.Task[None]] = set()
+        self._fetches: set[asyncio.Task[Any]] = set()
 
     def attach(
         self,
@@ -197,19 +198,26 @@ class Worker(LoadSource):
             return
         hand_off, stream.hand_off = stream.hand_off, None
         stream.fetch_task = self._spawn(self._fetch(stream, hand_off, fetch))
+        stream.fetch_task.add_done_callback(lambda task: self._end_fetch(fetch, task))
 
-    async def _fetch(self, stream: Stream, hand_off: HandOff, fetch: Fetch) -> None:
-        is_good = False
+    async def _fetch(self, stream: Stream, hand_off: HandOff, fetch: Fetch) -> bool:
         try:
             report = await self.reader.fetch(hand_off, fetch.block_ids, fetch.first_block)
-            is_good = True
-            self.metrics.transfer_seconds.labels(report.transport).observe(report.seconds)
-            self.metrics.transfer_bytes.labels(report.transport).inc(report.num_bytes)
         except WorkerError as error:
             self._count_failure(stream, error)
-        finally:
-            may_recompute = self.settings.kv_failure_policy == "recompute"
-            self.loop.fetched(fetch.seq.seq_id, is_good=is_good, may_recompute=may_recompute)
+            return False
+        self.metrics.transfer_seconds.labels(report.transport).observe(report.seconds)
+        self.metrics.transfer_bytes.labels(report.transport).inc(report.num_bytes)
+        return True
+
+    def _end_fetch(self, fetch: Fetch, task: asyncio.Task[bool]) -> None:
+        """Give the blocks back to the loop. NOTE: a task cancelled before its first step never ran any `finally`."""
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            logger.error("kv fetch failed by a bug", exc_info=failure)
+        is_good = not task.cancelled() and failure is None and task.result()
+        may_recompute = self.settings.kv_failure_policy == "recompute"
+        self.loop.fetched(fetch.seq.seq_id, is_good=is_good, may_recompute=may_recompute)
 
     def _count_failure(self, stream: Stream, error: WorkerError) -> None:
         self.metrics.transfer_failures.labels(type(error).__name__).inc()
@@ -224,7 +232,7 @@ class Worker(LoadSource):
             hand_off, stream.hand_off = stream.hand_off, None
             self._spawn(self.reader.release(hand_off))
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(coroutine)
         self._fetches.add(task)
         task.add_done_callback(self._fetches.discard)
