@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proa_operator.api.noun import Count, Noun, Positive, Ratio
+from proa_operator.api.noun import Count, Groups, Noun, Positive, Ratio
 
 
 class Mode(StrEnum):
@@ -21,9 +21,9 @@ class Mode(StrEnum):
 class Bounds(Noun):
     """Fewest and most groups of a pool."""
 
-    min: Count = 1
+    min: Groups = 1
     """Fewest groups; 0 lets the service sleep."""
-    max: Count = 1
+    max: Groups = 1
     """Most groups."""
 
 

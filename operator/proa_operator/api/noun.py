@@ -29,7 +29,7 @@ class Noun(BaseModel):
 
 def _number_to_text(value: Any) -> Any:
     """Kubernetes takes `size: 5` and `size: "5"` for the same quantity; bool is an int in Python and is neither."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Quantity = Annotated[
@@ -42,5 +42,10 @@ Ratio = Annotated[str, Field(max_length=16)]
 """Groups of prefill to groups of decode, such as "1:4"; quoted, for YAML may read 1:4 as a number."""
 Decimal = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=16)]
 """A decimal number as a string, such as "0.02": Kubernetes APIs hold no floating-point fields."""
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# NOTE: these maxima keep the products in CEL rules within 64 bits, and group indices within their three digits.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Size = Annotated[int, Field(ge=1, le=65536)]
+"""Ranks along one axis of parallelism."""
+Groups = Annotated[int, Field(ge=0, le=500)]
+"""Number of groups of a pool; a rollout may double it."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from proa_operator.api.noun import Count, Noun, Positive
+from proa_operator.api.noun import Groups, Noun, Positive, Size
 
 
 class Switch(StrEnum):
@@ -29,15 +29,15 @@ class FarSkip(StrEnum):
 class Parallelism(Noun):
     """How a group splits the model over its devices."""
 
-    tp: Positive = 1
+    tp: Size = 1
     """Tensor-parallel size of attention."""
-    pp: Positive = 1
+    pp: Size = 1
     """Pipeline-parallel size."""
-    cp: Positive = 1
+    cp: Size = 1
     """Context-parallel size, inside the tensor-parallel ranks."""
-    dp: Positive = 1
+    dp: Size = 1
     """Data-parallel size of attention."""
-    ep: Positive = 1
+    ep: Size = 1
     """Expert-parallel size: 1, or tp*dp."""
 
 
@@ -62,7 +62,7 @@ class Speculative(Noun):
 class Pool(Noun):
     """One pool of equal groups."""
 
-    replicas: Count = 1
+    replicas: Groups = 1
     """Number of groups."""
     nodes_per_group: Positive = 1
     """Pods of one group, each on its own node."""

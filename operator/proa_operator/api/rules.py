@@ -14,7 +14,7 @@ from proa_operator.api.service import ServiceSpec, Topology
 MAX_NAME_CHARACTERS = 31  # NAME-<8 of revision>-prefill-<3 digits> must stay within a StatefulSet's 52
 NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 URI = "^(hf://[^/]+/[^/]+|pvc://[^/]+(/.*)?|file:///.+|oci://[^/]+/.+|bundled://[a-z0-9]([-a-z0-9.]*[a-z0-9])?)$"
-RATIO = "^[1-9][0-9]*:[1-9][0-9]*$"
+RATIO = "^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
 
 
 def _fills_its_gpus(spec: ServiceSpec, pool: Pool | None) -> bool:
