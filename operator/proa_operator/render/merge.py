@@ -55,7 +55,7 @@ def _check_owned(patch: Mapping[str, Any], where: str) -> None:
         raise RenderError(f"{where}.metadata.{field}: only labels and annotations can be set; remove it")
     reserved = {names.NAME_LABEL, names.COMPONENT_LABEL, names.MANAGED_BY_LABEL}
     for kind in ("labels", "annotations"):
-        for key in sorted(_object(meta.get(kind) or {}, f"{where}.metadata.{kind}")):
+        for key in sorted(_object(meta.get(kind, {}), f"{where}.metadata.{kind}")):
             if key.startswith(f"{names.GROUP}/") or key in reserved:
                 raise RenderError(f"{where}.metadata.{kind}.{key}: belongs to the operator; use another key")
 
