@@ -61,6 +61,7 @@ def test_disaggregated_equals_aggregated(start_service, requests_and_answers, pr
         service.wait_idle()
         assert total(service, "decode", "proa_kv_transfer_bytes_total") > 0
         assert total(service, "prefill", "vllm:prefix_cache_hits_total") > 0
+        assert (total(service, "decode", "vllm:num_preemptions_total") > 0) == (memory == "16MiB")
 
 
 def test_a_changed_seed_is_seen() -> None:

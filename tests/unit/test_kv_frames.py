@@ -144,3 +144,10 @@ def test_close_cuts_idle_connections(server: TcpServer) -> None:
         start = time.monotonic()
         server.close()
         assert time.monotonic() - start < 5
+
+
+def test_connection_that_outlives_its_transport_is_closed(server: TcpServer) -> None:
+    transport = TcpTransport(f"127.0.0.1:{server.port}", reader=READER, block_bytes=1000, num_streams=1)
+    with transport._connection(soon()) as sock:
+        transport.close()  # the link to a restarted holder is replaced while a read is under way
+    assert sock.fileno() == -1

@@ -40,6 +40,7 @@ class TcpTransport:
         self._block_bytes = block_bytes
         self._lock = threading.Lock()
         self._idle: deque[tuple[float, socket.socket]] = deque()
+        self._is_closed = False
 
     def read(self, transfer: Transfer, chunks: Sequence[Chunk], stop: StopSignal) -> Iterator[Chunk]:
         runs = to_runs(block for chunk in chunks for block in from_runs([chunk.source]))
@@ -65,6 +66,7 @@ class TcpTransport:
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, deque()
         for _, sock in idle:
             sock.close()
@@ -78,8 +80,15 @@ class TcpTransport:
         except BaseException:  # also GeneratorExit: a connection left in mid-answer cannot be used again
             sock.close()
             raise
+        self._keep(sock)
+
+    def _keep(self, sock: socket.socket) -> None:
+        """For the next request; a read that outlived `close` ends its connection."""
         with self._lock:
-            self._idle.append((time.monotonic(), sock))
+            if not self._is_closed:
+                self._idle.append((time.monotonic(), sock))
+                return
+        sock.close()
 
     def _kept(self) -> socket.socket | None:
         with self._lock:
