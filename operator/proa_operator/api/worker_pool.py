@@ -24,7 +24,7 @@ class WorkerPoolSpec(Noun):
 
 
 class WorkerPool(Noun):
-    """One pool of a DisaggregatedService. The operator makes it; `kubectl scale workerpool NAME --replicas=N` scales it."""
+    """One pool of a DisaggregatedService. The operator makes it, `kubectl scale wpool NAME --replicas=N` scales it."""
 
     api_version: Literal["proa.dev/v1alpha1"]
     """Group and version of the API."""

@@ -12,22 +12,8 @@ from proa_operator.api.noun import Noun
 
 Schema = dict[str, Any]  # an OpenAPI schema: its keys are the standard's, not ours
 
-_COPIED = frozenset(
-    [
-        "type",
-        "description",
-        "enum",
-        "pattern",
-        "format",
-        "required",
-        "minLength",
-        "maxLength",
-        "minItems",
-        "maxItems",
-        "minimum",
-        "maximum",
-    ]
-)
+_LIMITS = ("enum", "pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
+_COPIED = frozenset({"type", "description", "format", "required", *_LIMITS})
 _DROPPED = frozenset({"title", "$defs"})
 
 

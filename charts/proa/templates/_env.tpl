@@ -1,0 +1,44 @@
+{{/* Settings of the operator. Names are those of proa_operator.settings. */}}
+{{- define "proa.env" -}}
+- name: HOME
+  value: /tmp
+- name: PROA_POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: PROA_OPERATOR_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: PROA_OPERATOR_LABELS
+  value: {{ include "proa.selector" . | fromYaml | toJson | squote }}
+- name: PROA_LEASE_NAME
+  value: {{ include "proa.name" . }}
+- name: PROA_WATCH_NAMESPACES
+  value: {{ include "proa.namespaces" . | fromJsonArray | join "," | quote }}
+- name: PROA_OPERATOR_IMAGE
+  value: {{ include "proa.image" . }}
+{{- $own := printf "proa-worker-cpu:%s" .Chart.AppVersion }}
+- name: PROA_ENGINE_IMAGE_NATIVE
+  value: {{ .Values.engineImages.native | default $own }}
+- name: PROA_ENGINE_IMAGE_SIM
+  value: {{ .Values.engineImages.sim | default $own }}
+{{- with .Values.engineImages.vllm }}
+- name: PROA_ENGINE_IMAGE_VLLM
+  value: {{ . }}
+{{- end }}
+- name: PROA_IMAGE_PULL_POLICY
+  value: {{ .Values.image.pullPolicy }}
+{{- with .Values.image.pullSecrets }}
+- name: PROA_IMAGE_PULL_SECRETS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with include "proa.scrapers" . }}
+- name: PROA_PROMETHEUS_SELECTOR
+  value: {{ squote . }}
+{{- end }}
+{{- with .Values.devices.rdmaResource }}
+- name: PROA_RDMA_RESOURCE
+  value: {{ . }}
+{{- end }}
+- name: PROA_DEVICE_GROUPS
+  value: {{ join "," .Values.devices.groups | quote }}
+- name: PROA_LOG_FORMAT
+  value: {{ .Values.log.format }}
+{{- end -}}
