@@ -98,7 +98,7 @@ def _problem(detail: ErrorDetails) -> str:
         return f'is a number to YAML; write it in quotes, such as "{found}"'
     if kind == "string_pattern_mismatch":
         return f"is {found!r}, which does not match {context['pattern']}; correct it"
-    said = detail["msg"].removeprefix("Input ")
+    said = detail["msg"].removeprefix("Input ").removeprefix("String ")
     return f"is {_short(found)}; it {said}"
 
 

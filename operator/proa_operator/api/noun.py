@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[mkMGTPE])?$"
 
@@ -32,15 +33,18 @@ def _number_to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+# NOTE: pydantic leaves the pattern out of the JSON schema when a validator stands before it.
+_QUANTITY_SCHEMA: JsonDict = {"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "minimum": 0}
 Quantity = Annotated[
     str,
     BeforeValidator(_number_to_text),
-    Field(pattern=QUANTITY, json_schema_extra={"x-kubernetes-int-or-string": True}),
+    Field(pattern=QUANTITY, json_schema_extra=_QUANTITY_SCHEMA),
 ]
 # NOTE: short maximum lengths keep the cost of CEL rules within the API server's budget.
 Ratio = Annotated[str, Field(max_length=16)]
 """Groups of prefill to groups of decode, such as "1:4"; quoted, for YAML may read 1:4 as a number."""
-Decimal = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=16)]
+DECIMAL = "^[0-9]+([.][0-9]+)?$"
+Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=16)]
 """A decimal number as a string, such as "0.02": Kubernetes APIs hold no floating-point fields."""
 # NOTE: these maxima keep the products in CEL rules within 64 bits, and group indices within their three digits.
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -22,7 +22,8 @@ from proa_operator.api.pools import Parallelism
 from proa_operator.api.rule import Rule, TransitionRule
 from proa_operator.api.service import Metadata
 
-Coefficient = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?$", max_length=24)]
+COEFFICIENT = "^[0-9]+([.][0-9]+)?(e-?[0-9]{1,2})?$"
+Coefficient = Annotated[str, Field(pattern=COEFFICIENT, max_length=24)]
 """A number of 0 or more as text, such as "11.1e-6"."""
 
 
@@ -136,7 +137,7 @@ PERFORMANCE_PROFILE_RULES: tuple[Rule | TransitionRule, ...] = (
     Rule(
         path="spec.step",
         field="expertShare",
-        cel="double(self.expertShare) <= 1.0",
+        cel=f"!self.expertShare.matches('{COEFFICIENT}') || double(self.expertShare) <= 1.0",
         holds=lambda step: Fraction(step.expert_share) <= 1,
         message='a token cannot go to more experts than there are: set expertShare between "0" and "1"',
     ),

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from proa_operator.api.accelerator import Partition
 from proa_operator.api.kv_transfer import Backend
+from proa_operator.api.noun import DECIMAL
 from proa_operator.api.pools import Pool
 from proa_operator.api.rule import Rule, TransitionRule
 from proa_operator.api.service import ServiceSpec, Topology
@@ -183,14 +184,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         path="spec.rollout.analysis",
         field="maxErrorRate",
-        cel="double(self.maxErrorRate) <= 1.0",
+        cel=f"!self.maxErrorRate.matches('{DECIMAL}') || double(self.maxErrorRate) <= 1.0",
         holds=lambda analysis: Fraction(analysis.max_error_rate) <= 1,
         message='the error rate is a share of requests: set it between "0" and "1"',
     ),
     Rule(
         path="spec.rollout.analysis",
         field="maxTTFTRatio",
-        cel="double(self.maxTTFTRatio) >= 1.0",
+        cel=f"!self.maxTTFTRatio.matches('{DECIMAL}') || double(self.maxTTFTRatio) >= 1.0",
         holds=lambda analysis: Fraction(analysis.max_ttft_ratio) >= 1,
         message='a new revision need not be faster than the old one: set maxTTFTRatio to "1" or more',
     ),
