@@ -6,6 +6,7 @@ between two of them is one from which the next plan goes on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -97,10 +98,11 @@ class DrainWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkAvailable:
-    """Note on the ControllerRevision that the revision served with all its groups at `at`."""
+    """Note on the ControllerRevision that the revision served with all its groups, and how many those were."""
 
     revision: str
     at: float
+    sizes: Mapping[Role, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,8 @@ class Revision:
     started_at: float
     available_at: float | None = None
     """When it first served with all its groups; only such a revision is rolled back to."""
+    sizes: Mapping[Role, int] = field(default_factory=dict)
+    """Groups of each role that it had then: the last `MarkAvailable`."""
     failed: str = ""
     """Why it was given up; empty if it was not."""
 

@@ -1,0 +1,142 @@
+"""All pods of a group start together or not at all: the gang gate comes off when there is room for the whole group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proa_operator.names import Role
+from proa_operator.plan import health
+from proa_operator.plan.actions import Remember, Ungate
+from proa_operator.plan.memo import Why
+from proa_operator.plan.nodes import Rooms, ailment
+from proa_operator.plan.situation import Situation
+from proa_operator.plan.standing import Standing
+from proa_operator.plan.step import Steps, Wake
+
+
+def gates(situation: Situation) -> Steps:
+    """Ungate what has room, finish what was begun, and take back what is only partly bound."""
+    fresh: list[Standing] = []
+    for standing in situation.standings:
+        if standing.is_leaving:
+            continue
+        if is_waiting(standing):
+            fresh.append(standing)
+            continue
+        gated = tuple(pod.name for pod in standing.live if pod.is_gated and pod.uid in standing.group.memo.members)
+        if gated:
+            yield _ungate(situation, standing, gated)
+        yield from _take_back(situation, standing)
+    if is_model_ready(situation):
+        yield from _admit(situation, sorted(fresh, key=lambda standing: standing.group.index))
+
+
+def is_waiting(standing: Standing) -> bool:
+    """All of its pods exist, gated, and none of them was let through yet."""
+    group = standing.group
+    return len(standing.live) == group.num_pods and all(
+        pod.is_gated and pod.uid not in group.memo.members for pod in standing.live
+    )
+
+
+def is_model_ready(situation: Situation) -> bool:
+    """No pod holds a GPU while the model is still on its way."""
+    job = situation.observed.job
+    return job.is_done if job is not None else not situation.renderer.download(situation.observed)
+
+
+def short_of_room(situation: Situation) -> list[Standing]:
+    """Groups that wait for nodes and nothing else."""
+    waiting = [
+        standing
+        for standing in situation.standings
+        if not standing.is_leaving
+        and is_waiting(standing)
+        and health.pause_until(standing.group.memo, situation.settings) <= situation.now
+    ]
+    rooms = _rooms_of(situation, waiting)
+    return [
+        standing
+        for standing in waiting
+        if (room := rooms.get(standing.group.revision)) is not None and not room.has(standing.group.num_pods)
+    ]
+
+
+def _admit(situation: Situation, fresh: list[Standing]) -> Steps:
+    rooms = _rooms_of(situation, fresh)
+    starts = {role: situation.budget(role) - _num_started(situation, role) for role in Role}
+    for standing in fresh:
+        group = standing.group
+        start_at = health.pause_until(group.memo, situation.settings)
+        if start_at > situation.now:
+            yield Wake(at=start_at)
+            continue
+        room = rooms.get(group.revision)
+        if starts[group.role] <= 0 or (room is not None and not room.has(*_sizes(situation, standing, fresh))):
+            continue
+        starts[group.role] -= 1
+        for taken in rooms.values():
+            taken.take(group.num_pods)
+        uids = frozenset(pod.uid for pod in standing.live)
+        yield Remember(group=group.name, memo=replace(group.memo, members=uids, admitted_at=situation.now))
+        yield _ungate(situation, standing, tuple(pod.name for pod in standing.live))
+
+
+def _num_started(situation: Situation, role: Role) -> int:
+    """Groups of a role with a pod that may hold devices; what is left over from before a scale-in counts too."""
+    return sum(
+        standing.group.role is role and not standing.is_lost and not all(pod.is_gated for pod in standing.group.pods)
+        for standing in situation.standings
+    )
+
+
+def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:
+    """The first group of a role waits until one of the other role fits beside it: half a pair serves nobody."""
+    group = standing.group
+    other = Role.DECODE if group.role is Role.PREFILL else Role.PREFILL
+    partners = situation.of(group.revision, other)
+    if any(partner.group.memo.members for partner in partners):
+        return [group.num_pods]
+    return [group.num_pods, *(partner.group.num_pods for partner in partners if partner in fresh)][:2]
+
+
+def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
+    """Room by revision; empty where nodes cannot be seen: then the scheduler is the only judge."""
+    nodes = situation.observed.nodes
+    if nodes is None or not fresh:
+        return {}
+    own = sum(
+        not pod.is_gated and not pod.node and pod.unschedulable_since is None
+        for standing in situation.standings
+        for pod in standing.live
+    )
+    taken = own + situation.observed.unbound_pods
+    return {
+        revision: Rooms(nodes.values(), situation.demand(revision), situation.settings, taken=taken)
+        for revision in {standing.group.revision for standing in fresh}
+    }
+
+
+def _ungate(situation: Situation, standing: Standing, pods: tuple[str, ...]) -> Ungate:
+    """The scheduler knows taints and cordons by itself, but not which node has a broken device."""
+    demand = situation.demand(standing.group.revision)
+    sick = (
+        node.name
+        for node in (situation.observed.nodes or {}).values()
+        if not node.is_unschedulable and ailment(node, demand, situation.settings)
+    )
+    return Ungate(group=standing.group.name, pods=pods, avoid=tuple(sorted(sick)))
+
+
+def _take_back(situation: Situation, standing: Standing) -> Steps:
+    """A group that waits for its last pods holds the nodes of its first ones."""
+    bound = [pod for pod in standing.live if pod.node]
+    stuck = [pod.unschedulable_since for pod in standing.live if pod.unschedulable_since is not None and not pod.node]
+    if not bound or not stuck or not standing.group.memo.members:
+        return
+    until = min(stuck) + situation.settings.regate_seconds
+    if until > situation.now:
+        yield Wake(at=until)
+        return
+    message = f"only {len(bound)} of its {standing.group.num_pods} pods found a node; they are gated again"
+    yield from health.restart(situation, standing, Why.UNSCHEDULABLE, message)

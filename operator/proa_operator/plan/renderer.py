@@ -1,0 +1,116 @@
+"""What the planner needs from the renderer: child objects for the service as observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from proa_operator import render
+from proa_operator.api.service import ServiceSpec
+from proa_operator.names import Role
+from proa_operator.plan.state import Observed
+
+Objects = tuple[dict[str, Any], ...]
+
+
+class NodeRule(Protocol):
+    """A condition on a node's labels. A negated one is about health: it may start to fail under a running pod."""
+
+    @property
+    def is_negated(self) -> bool:
+        """The label must not have one of some values."""
+
+    @property
+    def key(self) -> str:
+        """The label."""
+
+    def holds(self, labels: dict[str, str]) -> bool:
+        """Whether a node with these labels may run the pod."""
+
+
+class Renderer(Protocol):
+    """Pure; `spec` is the present one or an older revision's."""
+
+    def revision_of(self, spec: ServiceSpec, *, template_version: int | None, restart: str) -> str:
+        """8 hexadecimal digits; template_version None is the renderer's own."""
+
+    def group(self, observed: Observed, spec: ServiceSpec, *, revision: str, role: Role, index: int) -> Objects:
+        """All objects of a group."""
+
+    def revision(self, observed: Observed, *, revision: str, number: int) -> Objects:
+        """The ControllerRevision of the present spec, started now."""
+
+    def policies(self, observed: Observed, spec: ServiceSpec, *, revision: str) -> Objects:
+        """Objects that a revision has once."""
+
+    def gateway(self, observed: Observed, spec: ServiceSpec) -> Objects:
+        """The gateway in front of groups of that spec."""
+
+    def service(self, observed: Observed) -> Objects:
+        """Objects that the service has once."""
+
+    def download(self, observed: Observed) -> Objects:
+        """The Job that fetches the model, created once; empty for a model that is already there."""
+
+    def refusals(self, observed: Observed) -> tuple[str, ...]:
+        """What the present spec asks for and cannot be done here, each with its fix."""
+
+    def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
+        """What the labels of a node must say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRenderer:
+    """The real one."""
+
+    settings: render.RenderSettings
+
+    def revision_of(self, spec: ServiceSpec, *, template_version: int | None, restart: str) -> str:
+        version = render.TEMPLATE_VERSION if template_version is None else template_version
+        return render.revision_of(spec, template_version=version, restart=restart)
+
+    def group(self, observed: Observed, spec: ServiceSpec, *, revision: str, role: Role, index: int) -> Objects:
+        service = _service(observed, spec)
+        return tuple(render.group_objects(service, revision=revision, role=role, index=index, settings=self.settings))
+
+    def revision(self, observed: Observed, *, revision: str, number: int) -> Objects:
+        started_at = datetime.fromtimestamp(observed.now, UTC).isoformat(timespec="milliseconds")
+        stored = render.controller_revision(
+            _service(observed, observed.service.spec),
+            revision=revision,
+            number=number,
+            started_at=started_at.replace("+00:00", "Z"),
+            settings=self.settings,
+        )
+        return (stored,)
+
+    def policies(self, observed: Observed, spec: ServiceSpec, *, revision: str) -> Objects:
+        return tuple(render.revision_objects(_service(observed, spec), revision=revision))
+
+    def gateway(self, observed: Observed, spec: ServiceSpec) -> Objects:
+        return tuple(render.gateway_objects(_service(observed, spec), settings=self.settings))
+
+    def service(self, observed: Observed) -> Objects:
+        return tuple(render.service_objects(_service(observed, observed.service.spec), settings=self.settings))
+
+    def download(self, observed: Observed) -> Objects:
+        return tuple(render.download_objects(_service(observed, observed.service.spec), settings=self.settings))
+
+    def refusals(self, observed: Observed) -> tuple[str, ...]:
+        found = render.refusals(_service(observed, observed.service.spec), settings=self.settings)
+        return tuple(str(refusal) for refusal in found)
+
+    def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
+        return render.node_requirements(spec)
+
+
+def _service(observed: Observed, spec: ServiceSpec) -> render.Service:
+    meta = observed.service.metadata
+    return render.Service(name=meta.name, namespace=meta.namespace, uid=observed.uid, spec=spec)
+
+
+def key_of(item: Mapping[str, Any]) -> tuple[str, str]:
+    """(kind, name) of a rendered object, as in `Observed.present`."""
+    return item["kind"], item["metadata"]["name"]

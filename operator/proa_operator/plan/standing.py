@@ -1,0 +1,88 @@
+"""How one group stands: what follows from its pods, its memo and its nodes, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proa_operator.plan.nodes import Demand, ailment, is_lost
+from proa_operator.plan.settings import PlanSettings
+from proa_operator.plan.state import Group, NodeState, PodState, ProbeResult, RouteReason
+
+PROVEN = (RouteReason.ROUTABLE, RouteReason.HELD, RouteReason.CORDONED)
+"""Reasons that were written after a passed probe only, so a restarted operator need not probe again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A group and the conclusions about it."""
+
+    group: Group
+    live: tuple[PodState, ...]
+    """Pods that are not terminating."""
+    is_lost: bool
+    """A pod of it is on a node that cannot be reached."""
+    ailment: str
+    """Why it has to leave its node; empty when it has not."""
+    is_up: bool
+    """All pods are there with weights loaded."""
+    is_proven: bool
+    """Its leader took part in a probe transfer that passed."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """On its way out for good."""
+        return self.group.is_deleting or self.group.memo.drain is not None
+
+    @property
+    def is_routable(self) -> bool:
+        """The gateway sends it requests."""
+        leader = self.leader
+        return leader is not None and leader.is_routable and self.is_up
+
+    @property
+    def is_ready(self) -> bool:
+        """Fit to serve; routed or held back."""
+        return self.is_up and not self.is_leaving and not self.is_lost and (self.is_proven or self.is_routable)
+
+    @property
+    def is_counted(self) -> bool:
+        """Ready, or has served and will again: what the operator must not take away."""
+        return self.is_ready or (self.group.memo.served_at is not None and not self.is_leaving)
+
+    @property
+    def leader(self) -> PodState | None:
+        """The pod that answers; None while it does not exist."""
+        return next((pod for pod in self.live if pod.ordinal == 0), None)
+
+    @property
+    def holds_devices(self) -> bool:
+        """It has pods that are or may be on nodes of which the devices are of use to anybody."""
+        return not self.is_lost and (bool(self.group.pods) or not self.group.is_deleting)
+
+
+def standing_of(
+    group: Group, nodes: Mapping[str, NodeState] | None, demand: Demand, settings: PlanSettings, *, needs_probe: bool
+) -> Standing:
+    """Conclusions about `group`; `demand` is its revision's."""
+    live = tuple(pod for pod in group.pods if not pod.is_terminating)
+    on = {} if nodes is None else {pod.node: nodes.get(pod.node) for pod in group.pods if pod.node}
+    is_up = len(live) == group.num_pods and all(pod.is_loaded and not pod.is_failed for pod in live)
+    return Standing(
+        group=group,
+        live=live,
+        is_lost=any(is_lost(node) for node in on.values()),
+        ailment=next((text for node in on.values() if (text := _leave(node, demand, settings))), ""),
+        is_up=is_up,
+        is_proven=is_up and (not needs_probe or any(is_proven(pod) for pod in live if pod.ordinal == 0)),
+    )
+
+
+def is_proven(pod: PodState) -> bool:
+    """A probe passed since its containers became ready."""
+    return pod.probe is ProbeResult.PASSED or (pod.probe is ProbeResult.UNKNOWN and pod.route_reason in PROVEN)
+
+
+def _leave(node: NodeState | None, demand: Demand, settings: PlanSettings) -> str:
+    reason = "" if node is None else ailment(node, demand, settings)
+    return f"{node.name}: {reason}" if node is not None and reason else ""
