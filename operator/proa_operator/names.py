@@ -51,11 +51,12 @@ class Role(StrEnum):
 
 
 class Component(StrEnum):
-    """What a pod of a service is, in the label `app.kubernetes.io/component`."""
+    """What a pod or a ControllerRevision of a service is, in the label `app.kubernetes.io/component`."""
 
     WORKER = "worker"
     GATEWAY = "gateway"
     DOWNLOAD = "model-download"
+    REVISION = "revision"
 
 
 class Port(StrEnum):

@@ -515,10 +515,8 @@ def test_pool_replicas_are_in_an_object_of_their_own() -> None:
     assert all("replicas" not in pool["spec"] for pool in pools)
     service = _service(pools={"prefill": {"replicas": 5}, "decode": {}})
     assert worker_pool_replicas(service, Role.PREFILL) == {
-        "apiVersion": "proa.dev/v1alpha1",
-        "kind": "WorkerPool",
-        "metadata": {"name": "tiny-prefill", "namespace": "team"},
-        "spec": {"replicas": 5},
+        **pools[0],
+        "spec": {"service": "tiny", "role": "prefill", "replicas": 5},
     }
 
 

@@ -20,7 +20,15 @@ from proa_operator.api.pools import FarSkip, Switch
 from proa_operator.api.rollout import OnFailure
 from proa_operator.api.security import NetworkPolicy, Profile
 from proa_operator.api.service import ServiceSpec, Topology
-from proa_operator.render import RenderError, RenderSettings, Service, controller_revision, read_revision, revision_of
+from proa_operator.render import (
+    RenderError,
+    RenderSettings,
+    Service,
+    controller_revision,
+    is_revision,
+    read_revision,
+    revision_of,
+)
 from proa_operator.render import target_revision as target
 from proa_operator.render.revision import IRRELEVANT, TEMPLATE_VERSION
 from pydantic import ValidationError
@@ -170,6 +178,12 @@ def test_what_was_stored_is_read_back() -> None:
     assert (read.revision, read.number, read.started_at, read.failed, read.template_version) == (
         revision_of(SPEC), 4, "2026-11-24T07:00:00Z", "NoProgress", TEMPLATE_VERSION,
     )  # fmt: skip
+
+
+def test_a_stateful_sets_own_revision_is_told_apart() -> None:
+    copied = _stored()
+    copied["metadata"]["labels"][names.COMPONENT_LABEL] = names.Component.WORKER.value
+    assert (is_revision(_stored()), is_revision(copied), is_revision({})) == (True, False, False)
 
 
 @pytest.mark.parametrize("missing", ["data", "revision", "metadata"])

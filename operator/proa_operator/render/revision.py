@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from proa_operator import names
 from proa_operator.api.service import ServiceSpec
+from proa_operator.names import Component
 from proa_operator.render.digest import digest8
 from proa_operator.render.errors import RenderError
-from proa_operator.render.metadata import child
+from proa_operator.render.metadata import child, component_selector
 from proa_operator.render.pod import engine_image
 from proa_operator.render.service import JsonObject, Service
 from proa_operator.render.settings import RenderSettings
@@ -103,7 +104,7 @@ def controller_revision(
     """Data never changes after creation (the API server refuses it); number, start and failure may."""
     part = relevant_part(service.spec)
     part["engine"]["image"] = engine_image(service.spec, settings)
-    labels = {names.REVISION_LABEL: revision}
+    labels = component_selector(service, Component.REVISION) | {names.REVISION_LABEL: revision}
     stored = child(service, "apps/v1", "ControllerRevision", names.revision_name(service.name, revision), labels=labels)
     annotations = {names.STARTED_ANNOTATION: started_at}
     if failed:
@@ -112,6 +113,15 @@ def controller_revision(
     stored["revision"] = number
     stored["data"] = {"spec": part, "templateVersion": template_version}
     return stored
+
+
+def is_revision(stored: Mapping[str, Any]) -> bool:
+    """Whether a ControllerRevision with the service's label is the operator's own.
+
+    NOTE: those of the StatefulSet controller copy all labels of the pods, the service and the revision among them.
+    """
+    labels = (stored.get("metadata") or {}).get("labels") or {}
+    return bool(labels.get(names.COMPONENT_LABEL) == Component.REVISION.value)
 
 
 def read_revision(stored: Mapping[str, Any]) -> StoredRevision:
