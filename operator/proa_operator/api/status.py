@@ -41,28 +41,79 @@ Conditions = Annotated[
 ]
 
 
-class PoolStatus(Noun):
+class GroupCounts(Noun):
+    """Groups of one pool."""
+
+    replicas: Count = 0
+    """Groups that exist and stay."""
+    ready: Count = 0
+    """Groups whose pods are all Ready."""
+    routable: Count = 0
+    """Ready groups that the gateway may use."""
+    draining: Count = 0
+    """Groups on their way out."""
+
+
+class PoolStatus(GroupCounts):
     """Groups of one pool, of all revisions together."""
 
     desired: Count = 0
     """Groups that should serve."""
-    ready: Count = 0
-    """Groups that are loaded and routable."""
-    updated: Count = 0
-    """Ready groups of the revision that the manifest asks for."""
-    summary: str = ""
-    """Ready and desired groups as "1/2", for `kubectl get`."""
-    startup: str = ""
-    """Phase and fraction of the group that is furthest from serving, such as "Load 40%"."""
 
 
 class PoolsStatus(Noun):
     """State of the two pools."""
 
-    prefill: PoolStatus = PoolStatus()
+    prefill: PoolStatus | None = None
     """State of the prefill pool."""
-    decode: PoolStatus = PoolStatus()
+    decode: PoolStatus | None = None
     """State of the decode pool."""
+
+
+class RevisionStatus(Noun):
+    """One revision that has groups."""
+
+    name: str
+    """8 hexadecimal digits, as in the label proa.dev/revision."""
+    is_target: bool
+    """The groups are moving to this one."""
+    prefill: GroupCounts | None = None
+    """Its prefill groups."""
+    decode: GroupCounts | None = None
+    """Its decode groups."""
+
+
+class StartingGroup(Noun):
+    """One group that does not serve yet."""
+
+    group: str
+    """Name of its StatefulSet."""
+    phase: str
+    """Gated, Pending, Download, Load, Compile, Graphs or Probe."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Done part of the phase, in tenths."""
+
+
+class RolloutStatus(Noun):
+    """What the deadline without progress is counted from."""
+
+    key: str
+    """The rollout that the numbers belong to."""
+    best: dict[str, int] = Field(default_factory=dict)
+    """Furthest mark that each group has reached."""
+    progressed_at: float
+    """When a mark last rose, in seconds since the epoch."""
+
+
+class Columns(Noun):
+    """Text for `kubectl get`."""
+
+    prefill: str = ""
+    """Routable and desired prefill groups, such as "1/2"."""
+    decode: str = ""
+    """Routable and desired decode groups, such as "1/2"."""
+    state: str = ""
+    """What goes on, such as "Load 40%", "Draining 1" or "Serving"."""
 
 
 class ServiceStatus(Noun):
@@ -70,16 +121,22 @@ class ServiceStatus(Noun):
 
     observed_generation: Count = 0
     """metadata.generation of the manifest that this status is about."""
-    phase: str = ""
-    """One word for `kubectl get`; the conditions say more."""
     revision: str = ""
-    """Revision that the manifest asks for."""
-    serving_revision: str = ""
-    """Revision that serves; differs from `revision` during a rollout and after a rollback."""
-    startup: str = ""
-    """Phase and fraction of the group that is furthest from serving, such as "Load 40%"."""
+    """Revision that the groups are moving to, or have reached."""
+    topology: str = ""
+    """Topology of that revision."""
+    rendered: str = ""
+    """Digest of the objects that were last applied."""
     pools: PoolsStatus = PoolsStatus()
     """State of the two pools."""
+    revisions: tuple[RevisionStatus, ...] = ()
+    """Revisions that have groups."""
+    starting: tuple[StartingGroup, ...] = ()
+    """Groups that do not serve yet, with how far they are."""
+    rollout: RolloutStatus | None = None
+    """Progress of a rollout; absent when there is none."""
+    columns: Columns = Columns()
+    """Text for `kubectl get`."""
     conditions: Conditions = ()
     """Aspects of the state: ModelReady, Available, Progressing, Degraded and more."""
 
