@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 import pytest
 from proa_workers.core.block_pool import BlockPool
@@ -58,6 +59,19 @@ def test_request_runs_to_its_end(loop_and_reports) -> None:
     assert (loop.load.blocks_free, loop.load.steps_total, loop.load.tokens_total) == (16, 3, 3)
 
 
+def test_request_whose_caller_left_before_it_was_queued_never_runs(loop_and_reports) -> None:
+    """A client that goes away during a long step cancels the future of `submit`; the loop must survive that."""
+    loop, reports = loop_and_reports
+    is_stepping, may_go_on = threading.Event(), threading.Event()
+    loop._commands.put(lambda: (is_stepping.set(), may_go_on.wait(TIMEOUT)))  # stands for the step
+    assert is_stepping.wait(TIMEOUT)
+    assert loop.submit([make(1, [1, 2, 3])]).cancel()
+    may_go_on.set()
+    loop.submit([make(2, [1, 2, 3])]).result(TIMEOUT)
+    assert read_until_finish(reports) == ([3, 4, 5], "length")
+    assert loop.load.steps_total == 3
+
+
 def test_refusals_reach_the_caller(loop_and_reports) -> None:
     loop, _ = loop_and_reports
     with pytest.raises(InvalidRequest, match="64 tokens"):
@@ -94,6 +108,17 @@ def test_broken_engine_ends_every_request_with_an_error(loop_and_reports) -> Non
     assert report.failure == "RuntimeError: boom"
     assert [o.finish.reason for o in report.outcomes] == ["error", "error"]
     assert loop.load.errors_total == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_aborted_request_does_not_end_again_when_the_engine_breaks(loop_and_reports) -> None:
+    loop, reports = loop_and_reports
+    loop.submit([make(1, [1, 2, 3], num_remote_tokens=2)]).result(TIMEOUT)
+    assert reports.get(timeout=TIMEOUT).fetches
+    loop.abort("r1").result(TIMEOUT)  # its transfer still writes
+    assert read_until_finish(reports) == ([], "abort")
+    loop.submit([make(2, [1, 99])]).result(TIMEOUT)
+    assert [o.seq.seq_id for o in reports.get(timeout=TIMEOUT).outcomes] == [2]
 
 
 def test_idle_check_catches_a_block_that_nobody_owns(loop_and_reports) -> None:

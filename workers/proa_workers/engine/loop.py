@@ -21,7 +21,7 @@ from proa_workers.core.block_pool import CacheEvent
 from proa_workers.core.load import Load
 from proa_workers.core.outcome import Finish, Outcome
 from proa_workers.core.scheduler import Fetch, Scheduler
-from proa_workers.core.sequence import Sequence
+from proa_workers.core.sequence import Phase, Sequence
 from proa_workers.engine.base import Engine
 from proa_workers.errors import WorkerError
 
@@ -99,6 +99,8 @@ class EngineLoop:
         future: Future[T] = Future()
 
         def command() -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # the caller has left
             try:
                 future.set_result(action())
             except WorkerError as error:
@@ -190,6 +192,6 @@ class EngineLoop:
     def _fail(self, reason: str) -> None:
         self.load = replace(self.load, errors_total=self.load.errors_total + 1)
         finish = Finish(reason="error")
-        seqs = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())
-        outcomes = tuple(Outcome(seq=seq, finish=finish) for seq in seqs)
+        everyone = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())
+        outcomes = tuple(Outcome(seq=seq, finish=finish) for seq in everyone if seq.phase is not Phase.FINISHED)
         self._on_report(Report(time=self._clock(), outcomes=outcomes, failure=reason))
