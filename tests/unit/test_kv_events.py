@@ -52,3 +52,18 @@ async def test_gap_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         log.append([STORED])
     assert await read(log, 1, 3) == [(3, "cleared"), (4, "stored"), (5, "stored")]
+
+
+async def test_batches_that_come_while_a_subscriber_reads_are_not_lost() -> None:
+    log = KvEventLog(2)
+    log.append([STORED])
+    log.append([STORED])
+    found = []
+    async with asyncio.timeout(5):
+        async for batch in log.follow(1):
+            found.append(batch.sequence_number)
+            if len(found) == 1:
+                log.append([STORED])
+            if len(found) == 3:
+                break
+    assert found == [1, 2, 3]

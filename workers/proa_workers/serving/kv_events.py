@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
+from itertools import islice
 
 from smg_grpc_proto.generated import common_pb2
 
@@ -55,12 +56,13 @@ class KvEventLog:
         while True:
             if self._next <= wanted:
                 await self._news.wait()
-            batches = [batch for batch in self._batches if batch.sequence_number >= wanted]
-            if batches[0].sequence_number > wanted:
-                yield self._cleared(batches[0].sequence_number - 1)
+            first = self._next - len(self._batches)
+            batches = list(islice(self._batches, max(wanted - first, 0), None))
+            if first > wanted:
+                yield self._cleared(first - 1)
             for batch in batches:
                 yield batch
-            wanted = self._next
+            wanted = batches[-1].sequence_number + 1  # not _next: more may have come while these were sent
 
     def _cleared(self, number: int) -> common_pb2.KvEventBatch:
         batch = common_pb2.KvEventBatch(sequence_number=number, timestamp=time.time(), dp_rank=0)
