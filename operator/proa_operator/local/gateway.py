@@ -1,10 +1,4 @@
-"""The command line of the gateway, `smg`.
-
-The policies make a request go elsewhere when a worker fails at its start. Cache-aware routing, which prefill needs for
-its prefix cache, retries at the same worker until the circuit breaker opens; least load does not. The breaker counts
-requests, not tries (measured: with a threshold of 2 a request failed with 503 in one of three runs, with 1 in none of
-eight), and it counts neither INVALID_ARGUMENT nor RESOURCE_EXHAUSTED.
-"""
+"""The command line of the gateway, `smg`, for workers of this machine."""
 
 from __future__ import annotations
 
@@ -13,15 +7,9 @@ from pathlib import Path
 
 from proa_operator.api.service import ServiceSpec
 from proa_operator.local.process import GatewayServing, IdleGauge, Process, Role
+from proa_operator.render.gateway_flags import AGGREGATED_POLICY, PAIRED_POLICIES, gateway_flags, words
 
 _LOOPBACK = "127.0.0.1"
-_POLICIES: dict[str, str | int] = {
-    "cb-timeout-duration-secs": 5,
-    "health-check-interval-secs": 2,
-    "health-check-timeout-secs": 2,
-    "worker-startup-check-interval": 1,
-    "load-monitor-interval": 2,
-}
 
 
 def gateway_process(
@@ -36,27 +24,17 @@ def gateway_process(
 ) -> Process:
     """The gateway in front of `workers`: prefill/decode mode when they have these roles, else one pool."""
     metrics_url = f"http://{_LOOPBACK}:{metrics_port}/metrics"
-    options: dict[str, str | int] = {
+    options = gateway_flags(spec, smallest_pool=_smallest_pool(workers)) | {
         "host": host,
         "port": port,
-        "backend": "vllm",
         "model-path": str(model),
         "prometheus-host": _LOOPBACK,
         "prometheus-port": metrics_port,
-        "shutdown-grace-period-secs": spec.drain.timeout_seconds,
-        "log-level": "warn",
-        "cb-failure-threshold": _breaker_threshold(workers),
-        **_POLICIES,
     }
-    if spec.gateway.tool_parser:
-        options["tool-call-parser"] = spec.gateway.tool_parser
-    if spec.gateway.reasoning_parser:
-        options["reasoning-parser"] = spec.gateway.reasoning_parser
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return Process(
         name="gateway",
         role=Role.GATEWAY,
-        argv=(*program, *words, *_pools(workers), *spec.gateway.args),
+        argv=(*program, *words(options), *_pools(workers), *spec.gateway.args),
         env=(),
         port=port,
         metrics_url=metrics_url,
@@ -68,10 +46,8 @@ def gateway_process(
     )
 
 
-def _breaker_threshold(workers: tuple[Process, ...]) -> int:
-    """Failed requests until a worker is left out for 5 s: at once only where another one can take over."""
-    smallest_pool = min(Counter(worker.role for worker in workers).values())
-    return 1 if smallest_pool > 1 else 2
+def _smallest_pool(workers: tuple[Process, ...]) -> int:
+    return min(Counter(worker.role for worker in workers).values())
 
 
 def reachable(host: str) -> str:
@@ -84,11 +60,10 @@ def reachable(host: str) -> str:
 def _pools(workers: tuple[Process, ...]) -> list[str]:
     urls = {role: [f"grpc://{_LOOPBACK}:{w.port}" for w in workers if w.role is role] for role in Role}
     if urls[Role.BOTH]:
-        return ["--policy", "cache_aware", "--worker-urls", *urls[Role.BOTH]]
+        return [*AGGREGATED_POLICY, "--worker-urls", *urls[Role.BOTH]]
     prefill = [word for url in urls[Role.PREFILL] for word in ("--prefill", url)]
     decode = [word for url in urls[Role.DECODE] for word in ("--decode", url)]
-    policies = ["--prefill-policy", "cache_aware", "--decode-policy", "least_load"]
-    return ["--pd-disaggregation", *policies, *prefill, *decode]
+    return [*PAIRED_POLICIES, *prefill, *decode]
 
 
 def is_loopback(host: str) -> bool:

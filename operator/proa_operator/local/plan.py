@@ -12,7 +12,8 @@ from proa_operator.local.options import Options
 from proa_operator.local.process import LocalPlan, Role
 from proa_operator.local.programs import Programs
 from proa_operator.local.refusals import cluster_only, refuse
-from proa_operator.local.worker import WorkerPorts, worker_process
+from proa_operator.local.worker import worker_process
+from proa_operator.render.worker_flags import WorkerPorts
 
 _KV_MEMORY = "--kv-cache-memory"
 
