@@ -34,7 +34,7 @@ ROUTABLE_CONDITION = "proa.dev/routable"
 WORKER_CONTAINER = "worker"
 GATEWAY_CONTAINER = "gateway"
 DOWNLOAD_CONTAINER = "download"
-GATEWAY_ROLE = "proa-gateway"  # the chart's Role in each watched namespace
+GATEWAY_ROLE = "proa-gateway"  # the chart's: a Role in each watched namespace, or one ClusterRole
 
 MAX_SERVICE_CHARACTERS = 31
 MAX_GROUP_CHARACTERS = 52

@@ -432,6 +432,14 @@ def test_the_key_and_certificate_come_from_secrets() -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/readiness", "port": 8081}
 
 
+@pytest.mark.parametrize(("is_cluster_wide", "kind"), [(False, "Role"), (True, "ClusterRole")])
+def test_the_gateway_has_the_charts_role_in_its_namespace(is_cluster_wide: bool, kind: str) -> None:
+    settings = dataclasses.replace(SETTINGS, is_cluster_wide=is_cluster_wide)
+    binding = _kind(gateway_objects(_service(), settings=settings), "RoleBinding")
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "proa-gateway"}
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "tiny-gateway", "namespace": "team"}]
+
+
 def test_parsers_and_port() -> None:
     service = _service(gateway={"port": 443, "toolParser": "deepseek", "reasoningParser": "deepseek_r1"})
     args = _gateway(service)["containers"][0]["args"]

@@ -19,7 +19,7 @@ def gateway_objects(service: Service, *, settings: RenderSettings) -> list[JsonO
     """All objects of the gateway, ready for server-side apply."""
     objects = [
         _child(service, "v1", "ServiceAccount"),
-        _role_binding(service),
+        _role_binding(service, settings),
         _deployment(service, settings),
         _service(service),
         _disruption_budget(service),
@@ -38,11 +38,12 @@ def _selector(service: Service) -> dict[str, str]:
     return component_selector(service, Component.GATEWAY)
 
 
-def _role_binding(service: Service) -> JsonObject:
-    """To the Role that the chart makes in each watched namespace: watching pods, nothing else."""
+def _role_binding(service: Service, settings: RenderSettings) -> JsonObject:
+    """To the chart's role for gateways, in the service's namespace only: watching pods, nothing else."""
+    kind = "ClusterRole" if settings.is_cluster_wide else "Role"
     binding = _child(service, "rbac.authorization.k8s.io/v1", "RoleBinding")
     subject = {"kind": "ServiceAccount", "name": names.gateway_name(service.name), "namespace": service.namespace}
-    binding["roleRef"] = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": names.GATEWAY_ROLE}
+    binding["roleRef"] = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": names.GATEWAY_ROLE}
     binding["subjects"] = [subject]
     return binding
 

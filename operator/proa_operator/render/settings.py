@@ -40,6 +40,8 @@ class RenderSettings:
     """The cluster knows PodMonitor."""
     has_http_routes: bool = False
     """The cluster knows HTTPRoute."""
+    is_cluster_wide: bool = False
+    """The operator watches all namespaces: the chart made a ClusterRole for gateways, instead of a Role in each."""
     bundled_models: str = "/opt/proa/models"
     """Folder of the bundled models inside an engine image."""
     rdma_resource: str = ""
