@@ -63,12 +63,14 @@ def _routed(situation: Situation) -> set[str]:
 
 
 def _matched(situation: Situation, revision: str, groups: list[Standing]) -> list[str]:
+    """Prefill on its way out still hands over to decode, so it counts when decode is held back."""
     by_role = {role: [standing for standing in groups if standing.group.role is role] for role in Role}
-    numbers = topology.matched(
-        situation.specs[revision].topology,
-        {role: len(found) for role, found in by_role.items()},
-        situation.desired_of(revision),
-    )
+    ready = {role: len(found) for role, found in by_role.items()}
+    leaving = sum(standing.is_leaving and standing.is_up for standing in situation.of(revision, Role.PREFILL))
+    kind, desired = situation.specs[revision].topology, situation.desired_of(revision)
+    numbers = topology.matched(kind, ready, desired)
+    with_leaving = topology.matched(kind, {**ready, Role.PREFILL: ready[Role.PREFILL] + leaving}, desired)
+    numbers[Role.DECODE] = with_leaving[Role.DECODE]
     return [
         standing.group.name
         for role, found in by_role.items()
