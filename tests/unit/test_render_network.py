@@ -9,6 +9,8 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +167,7 @@ STRANGERS = [
     Pod(kind="other-gateway", namespace="team", labels=((names.COMPONENT_LABEL, "gateway"),)),
     Pod(kind="a-newcomer", namespace="team", labels=((names.SERVICE_LABEL, "a"),)),
 ]
+KV_PORTS = {WORKER_PORTS[Port.KV], WORKER_PORTS[Port.KV_DATA]}
 PORTS = sorted({*WORKER_PORTS.values(), *GATEWAY_PORTS.values(), 53, 80, 443, 6443, 5600, 12345})
 
 
@@ -175,46 +178,86 @@ def _world(service: Service) -> tuple[list[Policy], list[Pod]]:
     return _policies([*own, *beside, *far]), pods
 
 
-# --- the table, the same as in docs/children.md ----------------------------------------------------------------------
-
-KV_PORTS = {WORKER_PORTS[Port.KV], WORKER_PORTS[Port.KV_DATA]}
+# --- the table of docs/children.md -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A flow that is let through; no ports are all ports."""
+
+    source: str
+    target: str
+    ports: frozenset[int]
+
+    def has(self, port: int) -> bool:
+        return not self.ports or port in self.ports
+
+
+def _read_table() -> list[Row]:
+    text = (Path(__file__).parents[2] / "docs" / "children.md").read_text(encoding="utf-8")
+    lines = text.split("## Network flows")[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [
+        Row(source=source, target=target, ports=frozenset(int(port) for port in ports.split(",") if port != "all"))
+        for source, target, ports, _ in cells[2:]
+    ]
+
+
+TABLE = _read_table()
+PARTS = {"gateway": "gateway", "download": "model download", "prefill": "worker", "decode": "worker"}
+
+
+def _service_of(pod: Pod) -> str:
+    """a, b or far; empty for a stranger."""
+    service = pod.kind.split("-")[0]
+    return service if service in ("a", "b", "far") else ""
+
+
+def _part(pod: Pod) -> str:
+    """gateway, worker or model download; empty for a stranger."""
+    return PARTS.get(pod.kind.split("-")[1], "") if _service_of(pod) else ""
+
+
+@cache
 def _is_in_table(source: Pod, target: Pod, port: int) -> bool:
-    """What docs/children.md allows to and from the pods of service a."""
-    from_worker, to_worker = _worker(source), _worker(target)
-    if to_worker:
-        return (
-            (port == WORKER_PORTS[Port.ENGINE] and source.kind == "a-gateway")
-            or (port in KV_PORTS and from_worker is not None and from_worker == to_worker)
-            or (port == WORKER_PORTS[Port.ADMIN] and source.kind == "operator")
-            or (port == WORKER_PORTS[Port.METRICS] and source.kind == "prometheus")
-        )
-    if target.kind in ("a-gateway", "b-gateway", "far-gateway"):
-        is_client = port == GATEWAY_PORTS[Port.HTTP] and _may_leave(source, port)
-        return is_client or (port == GATEWAY_PORTS[Port.METRICS] and source.kind == "prometheus")
-    if target.kind == "a-download":
-        return port == 9100 and source.kind == "operator"
-    is_open_target = not target.kind.startswith(("a-", "b-", "far-"))
-    return is_open_target and _may_leave(source, port)
+    return _may_leave(source, target, port) and _may_enter(source, target, port)
 
 
-def _worker(pod: Pod) -> str | None:
-    """Service, namespace and revision of a worker of service a."""
-    parts = pod.kind.split("-")
-    return parts[2] if parts[0] == "a" and len(parts) == 4 else None
-
-
-def _may_leave(source: Pod, port: int) -> bool:
-    """What a pod may reach anywhere: names, the API server, and for a download everything."""
-    if source.kind in ("a-gateway", "b-gateway", "far-gateway"):
-        return port in (53, 443, 6443)
-    if source.kind.endswith("-download"):
+def _may_leave(source: Pod, target: Pod, port: int) -> bool:
+    if not _service_of(source):
         return True
-    if source.kind == "a-newcomer":
-        return False
-    is_worker = source.kind.startswith(("a-", "b-", "far-"))
-    return not is_worker or port == 53
+    rows = [row for row in TABLE if _is_source(row, source, target) and row.has(port) and row.source != "anyone"]
+    is_own = _service_of(source) == _service_of(target)
+    return any(row.target == "anywhere" or (is_own and row.target == _part(target)) for row in rows)
+
+
+def _may_enter(source: Pod, target: Pod, port: int) -> bool:
+    if not _service_of(target):
+        return True
+    rows = [row for row in TABLE if row.target == _part(target) and row.has(port)]
+    return any(_is_source(row, source, target) for row in rows)
+
+
+def _is_source(row: Row, source: Pod, target: Pod) -> bool:
+    if row.source in ("operator", "Prometheus"):
+        return source.kind == row.source.lower()
+    if row.source == "worker of the same revision":
+        is_own = _service_of(source) == _service_of(target)
+        return is_own and _part(source) == _part(target) == "worker" and _revision(source) == _revision(target)
+    if row.target == "anywhere":
+        return row.source == _part(source)
+    return row.source == "anyone" or (row.source == _part(source) and _service_of(source) == _service_of(target))
+
+
+def _revision(pod: Pod) -> str:
+    return dict(pod.labels)[names.REVISION_LABEL]
+
+
+def test_the_table_is_read() -> None:
+    assert {row.source for row in TABLE} == {
+        "anyone", "gateway", "worker of the same revision", "worker", "operator", "Prometheus", "model download",
+    }  # fmt: skip
+    assert len(TABLE) == 10
 
 
 def _differences(policies: list[Policy], pods: list[Pod]) -> list[str]:
