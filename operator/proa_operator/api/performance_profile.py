@@ -26,6 +26,9 @@ COEFFICIENT = "^[0-9]+([.][0-9]+)?(e-?[0-9]{1,2})?$"
 Coefficient = Annotated[str, Field(pattern=COEFFICIENT, max_length=24)]
 """A number of 0 or more as text, such as "11.1e-6"."""
 
+Large = Annotated[int, Field(ge=1, le=2**53)]
+"""Bytes or tokens; JSON readers that know only floating-point numbers keep it exact."""
+
 
 class Origin(StrEnum):
     """Whether somebody measured it."""
@@ -83,7 +86,7 @@ class TransferCost(Noun):
 
     latency_seconds: Coefficient = "0"
     """Time before the first byte."""
-    bytes_per_second: Positive
+    bytes_per_second: Large
     """Speed from then on."""
 
 
@@ -110,9 +113,9 @@ class PerformanceProfileSpec(Noun):
     """What writing adds to a step."""
     transfer: TransferCost | None = None
     """Hand-off of KV blocks; absent where it was not measured."""
-    kv_bytes_per_token: Positive
+    kv_bytes_per_token: Large
     """KV cache of one token, in bytes, over the whole group."""
-    kv_cache_tokens: Positive
+    kv_cache_tokens: Large
     """Tokens that the KV cache of the group holds."""
     startup_seconds: Count = 0
     """From the creation of a group to its first token."""
