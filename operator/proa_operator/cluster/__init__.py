@@ -1,0 +1,1 @@
+"""The shell around the pure planner: watch streams, cache, queue, writes, election, workers."""

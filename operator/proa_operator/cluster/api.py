@@ -1,0 +1,187 @@
+"""Requests to the API server, each with a deadline, counted by verb and kind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from proa_operator import metrics, names
+from proa_operator.cluster.connect import Connection
+from proa_operator.cluster.errors import Conflict, Refused, Unreachable, api_error
+from proa_operator.cluster.kinds import Kind
+
+Json = dict[str, Any]
+_READ_SECONDS = 30.0
+_WRITE_SECONDS = 5.0
+_PAGE = 500
+_AGENT = {"User-Agent": names.MANAGER}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """One object, or one of its subresources."""
+
+    kind: Kind
+    name: str
+    namespace: str = ""
+    subresource: str = ""
+
+    @property
+    def path(self) -> str:
+        """On the API server."""
+        tail = f"/{self.subresource}" if self.subresource else ""
+        return self.kind.path(self.namespace, self.name) + tail
+
+
+def free_to_write() -> None:
+    """The check of a program that shares its writes with nobody."""
+
+
+class Api:
+    """Raises ApiError and Unreachable. Before each write but the Lease's, `may_write` raises when it is not allowed."""
+
+    def __init__(self, connection: Connection, may_write: Callable[[], None] = free_to_write) -> None:
+        self._connection = connection
+        self._session: aiohttp.ClientSession | None = None
+        self.may_write = may_write
+
+    async def close(self) -> None:
+        """End the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, ref: Ref) -> Json:
+        """The object."""
+        return await self._send("GET", ref.path, what=("get", ref.kind.name), seconds=_READ_SECONDS)
+
+    async def document(self, path: str) -> Json:
+        """A document of discovery."""
+        return await self._send("GET", path, what=("get", "discovery"), seconds=_READ_SECONDS)
+
+    async def pages(
+        self, kind: Kind, namespace: str, query: Mapping[str, str]
+    ) -> AsyncIterator[tuple[list[Json], int]]:
+        """All objects, some at a time, each time with the version of the whole list."""
+        page = {**query, "limit": str(_PAGE)}
+        while True:
+            what = ("list", kind.name)
+            found = await self._send("GET", kind.path(namespace), what=what, seconds=_READ_SECONDS, query=page)
+            yield found["items"], int(found["metadata"]["resourceVersion"])
+            if not (token := found["metadata"].get("continue")):
+                return
+            page["continue"] = token
+
+    async def apply(self, ref: Ref, body: Json, *, manager: str) -> Json:
+        """Server-side apply; what others own of it becomes ours."""
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._write("PATCH", ref, body, content="application/apply-patch+yaml", query=query)
+
+    async def json_patch(self, ref: Ref, patch: list[Json], *, manager: str = names.MANAGER) -> Json:
+        """JSON patch; Conflict when one of its tests fails."""
+        query = {"fieldManager": manager}
+        try:
+            return await self._write("PATCH", ref, patch, content="application/json-patch+json", query=query)
+        except Refused as error:
+            if "test failed" in error.message:
+                raise Conflict(error.status, error.reason, error.message) from None
+            raise
+
+    async def merge_patch(self, ref: Ref, patch: Json, *, manager: str) -> Json:
+        """JSON merge patch. A uid in it is a precondition."""
+        query = {"fieldManager": manager}
+        return await self._write("PATCH", ref, patch, content="application/merge-patch+json", query=query)
+
+    async def strategic_patch(self, ref: Ref, patch: Json) -> Json:
+        """Strategic merge patch: conditions merge by type. A uid in it is a precondition."""
+        query = {"fieldManager": names.MANAGER}
+        return await self._write("PATCH", ref, patch, content="application/strategic-merge-patch+json", query=query)
+
+    async def create(self, ref: Ref, body: Json) -> Json:
+        """Conflict when it is there already."""
+        collection = Ref(kind=ref.kind, name="", namespace=ref.namespace)
+        return await self._write("POST", collection, body, query={"fieldManager": names.MANAGER})
+
+    async def review(self, ref: Ref, body: Json) -> Json:
+        """A question in the form of an object; nothing is stored."""
+        return await self._send("POST", ref.path, what=("review", ref.kind.name), seconds=_READ_SECONDS, body=body)
+
+    async def replace(self, ref: Ref, body: Json) -> Json:
+        """Conflict when it is not at the body's resourceVersion any more."""
+        return await self._write("PUT", ref, body, query={"fieldManager": names.MANAGER})
+
+    async def delete(self, ref: Ref, *, uid: str = "") -> Json:
+        """With its dependents, which go after it."""
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        return await self._write("DELETE", ref, options)
+
+    async def _write(
+        self,
+        method: str,
+        ref: Ref,
+        body: Any,
+        *,
+        content: str = "application/json",
+        query: dict[str, str] | None = None,
+    ) -> Json:
+        if ref.kind.name != "Lease":
+            self.may_write()
+        kind = f"{ref.kind.name}/{ref.subresource}" if ref.subresource else ref.kind.name
+        what = (_VERBS[method], kind)
+        return await self._send(
+            method, ref.path, what=what, seconds=_WRITE_SECONDS, query=query, body=body, content=content
+        )
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: tuple[str, str],
+        seconds: float,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+    ) -> Json:
+        async with self._asked(method, path, seconds, query, body, content) as answer:
+            text = await answer.text()
+            metrics.API_REQUESTS.labels(verb=what[0], kind=what[1], code=str(answer.status)).inc()
+            if answer.status >= 400:
+                raise _refusal(answer.status, text)
+            found: Json = json.loads(text)
+            return found
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, seconds: float, query: dict[str, str] | None, body: Any, content: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            self._session = self._connection.session()
+        headers = {**_AGENT, **self._connection.headers(time.monotonic()), "Content-Type": content}
+        text = None if body is None else json.dumps(body, separators=(",", ":"))
+        url, timeout = self._connection.server + path, aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.request(
+                method, url, params=query, data=text, headers=headers, timeout=timeout
+            ) as answer:
+                yield answer
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__} {error}") from None
+
+
+_VERBS = {"PATCH": "patch", "POST": "create", "PUT": "update", "DELETE": "delete"}
+
+
+def _refusal(status: int, text: str) -> Exception:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = {}
+    return api_error(status, answer.get("reason", "Unknown"), answer.get("message", text[:200]))

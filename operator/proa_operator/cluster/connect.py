@@ -1,0 +1,55 @@
+"""Where the API server is and who we are: the pod's service account, or a kubeconfig outside of a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import kopf
+
+from proa_operator.errors import StartError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_TOKEN_SECONDS = 60.0  # the kubelet writes a new token long before the old one ends
+
+
+def connection(environment: Mapping[str, str]) -> kopf.ConnectionInfo:
+    """Credentials as they are now; StartError when there are none.
+
+    The address comes from the pod's environment, not from DNS: the operator has to come up before the cluster's DNS.
+    """
+    host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    if host and (ACCOUNT / "token").exists():
+        address = f"[{host}]" if ":" in host else host
+        return kopf.ConnectionInfo(
+            server=f"https://{address}:{port}",
+            ca_path=str(ACCOUNT / "ca.crt"),
+            token=(ACCOUNT / "token").read_text().strip(),
+        )
+    found = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
+    if found is None:
+        raise StartError("no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig file")
+    return found
+
+
+class Connection:
+    """One HTTP session to the API server, with a token that is read again as the kubelet renews it."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        self._info = connection(environment)
+        self._read_at = 0.0
+        self.server = self._info.server.rstrip("/")
+
+    def session(self) -> aiohttp.ClientSession:
+        """Open; the caller closes it."""
+        connector = aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=64)
+        return aiohttp.ClientSession(connector=connector)
+
+    def headers(self, now: float) -> dict[str, str]:
+        """Authorization at `now` on a monotonic clock."""
+        if now - self._read_at >= _TOKEN_SECONDS:
+            self._info, self._read_at = connection(self._environment), now
+        return self._info.as_http_headers()

@@ -1,0 +1,76 @@
+"""One step of the leader election, as a pure function of the Lease, and the clock rules around it.
+
+The same rules as Kubernetes' own components: a lease that nobody was seen to renew for its duration may be taken, on
+the watcher's own clock, so clocks of different machines need not agree. Its version makes two takers exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Seconds. A dead leader is replaced after at most lease + two retries: 12 s."""
+
+    lease: float = 9.0
+    """Others may take a lease that they saw unchanged for so long."""
+    renew_deadline: float = 6.0
+    """A leader that could not renew for so long stops to write; shorter than the lease."""
+    retry: float = 1.5
+    """Between two attempts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A version of the Lease, and when this replica first saw it on its own clock."""
+
+    version: str = ""
+    at: float = 0.0
+
+
+def seen(lease: Mapping[str, Any], last: Sighting, now: float) -> Sighting:
+    """`last`, or a new one when the Lease has changed."""
+    version = lease["metadata"]["resourceVersion"]
+    return last if version == last.version else Sighting(version=version, at=now)
+
+
+def may_take(lease: Mapping[str, Any], me: str, sighting: Sighting, terms: Terms, now: float) -> bool:
+    """It is ours, free, or was not renewed for its duration."""
+    spec = lease.get("spec") or {}
+    holder, duration = spec.get("holderIdentity", ""), spec.get("leaseDurationSeconds", terms.lease)
+    return holder in ("", me) or now - sighting.at >= duration
+
+
+def taken(lease: Mapping[str, Any], me: str, terms: Terms, now: datetime, *, is_renewal: bool) -> dict[str, Any]:
+    """The Lease with us as its holder. A taking counts as a transition, also from an earlier life of ours."""
+    spec = dict(lease.get("spec") or {})
+    stamp = micro_time(now)
+    if not is_renewal:
+        spec["acquireTime"], spec["leaseTransitions"] = stamp, spec.get("leaseTransitions", 0) + 1
+    spec |= {"holderIdentity": me, "leaseDurationSeconds": round(terms.lease), "renewTime": stamp}
+    return {**lease, "spec": spec}
+
+
+def given_back(lease: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """The Lease without a holder: another replica takes it at its next look."""
+    spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micro_time(now)}
+    return {**lease, "spec": spec}
+
+
+def new_lease(name: str, namespace: str) -> dict[str, Any]:
+    """Held by nobody yet."""
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {},
+    }
+
+
+def micro_time(now: datetime) -> str:
+    """As the API writes it."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,119 @@
+"""One service: observe, plan, act, write the status. Level-triggered: nothing is handed from one run to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from proa_operator import metrics
+from proa_operator.cluster.act import Actor, Scope
+from proa_operator.cluster.cache import Cache, ServiceKey
+from proa_operator.cluster.facts import ServiceFacts
+from proa_operator.cluster.kinds import SERVICE
+from proa_operator.cluster.observe import Surroundings, observe
+from proa_operator.cluster.read import Reader
+from proa_operator.cluster.status import StatusWriter, refused_status
+from proa_operator.cluster.workers import Workers
+from proa_operator.plan.actions import Plan
+from proa_operator.plan.state import Observed
+from proa_operator.render import RenderError
+
+log = logging.getLogger(__name__)
+
+Planner = Callable[[Observed], Plan]
+
+
+class Reign(Protocol):
+    """What a reconciliation asks of the election."""
+
+    @property
+    def transitions(self) -> int: ...
+    def check(self, reign: int | None = None) -> None: ...
+
+
+class Reconciler:
+    """`planner` may be replaced when the cluster learns a new kind."""
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        workers: Workers,
+        actor: Actor,
+        statuses: StatusWriter,
+        election: Reign,
+        planner: Planner,
+        clock: Callable[[], float],
+        wake_after: Callable[[ServiceKey, float], None],
+        sees_nodes: bool,
+    ) -> None:
+        self._cache, self._workers, self._actor, self._statuses = cache, workers, actor, statuses
+        self._election, self.planner, self._clock, self._wake_after = election, planner, clock, wake_after
+        self._sees_nodes = sees_nodes
+        self._reader = Reader()
+        self._resyncs: set[ServiceKey] = set()
+
+    def resync(self, keys: list[ServiceKey], within_seconds: float) -> None:
+        """Each of these once asks for all of its objects to be looked at, spread over some time."""
+        for key in keys:
+            self._resyncs.add(key)
+            self._wake_after(key, random.uniform(0, within_seconds))
+
+    async def reconcile(self, key: ServiceKey, due: float) -> None:
+        """Raises ClusterError for what is worth another try; `due` is since when it was, on the loop's clock."""
+        service = self._cache.get(SERVICE, *key)
+        if service is None:
+            self._actor.applier.forget(key)
+            self._resyncs.discard(key)
+            return
+        assert isinstance(service.facts, ServiceFacts)
+        if service.facts.is_deleting:
+            return
+        reign = self._election.transitions
+        self._election.check(reign)
+        scope = Scope.of(service, self._cache.children(key))
+        started = asyncio.get_running_loop().time()
+        try:
+            plan = self.planner(observe(service, scope.children.values(), self._surroundings(key), self._reader))
+        except RenderError as error:
+            await self._statuses.write(scope, refused_status(service, str(error), _stamp(self._clock())))
+            return
+        metrics.PLAN_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        await self._carry_out(plan, scope, reign, due)
+
+    async def _carry_out(self, plan: Plan, scope: Scope, reign: int, due: float) -> None:
+        """The status tells what was observed, so it is written also when an action fails."""
+        key = (scope.service.namespace, scope.service.name)
+        try:
+            for number, action in enumerate(plan.actions):
+                self._election.check(reign)
+                log.debug("acts", extra={"namespace": key[0], "service": key[1], "action": repr(action)})
+                await self._actor.act(action, scope)
+                if number == 0:
+                    metrics.EVENT_TO_WRITE_SECONDS.observe(asyncio.get_running_loop().time() - due)
+            self._resyncs.discard(key)
+        finally:
+            self._election.check(reign)
+            await self._statuses.write(scope, plan.status)
+        if plan.wake_at is not None:
+            self._wake_after(key, plan.wake_at - self._clock())
+
+    def _surroundings(self, key: ServiceKey) -> Surroundings:
+        nodes = self._cache.nodes
+        return Surroundings(
+            now=self._clock(),
+            nodes=nodes.states if self._sees_nodes else None,
+            unbound_pods=nodes.unbound_besides(key),
+            loads=self._workers.loads,
+            probes=self._workers.probes,
+            refusals=self._actor.applier.refusals(key),
+            is_resync=key in self._resyncs,
+        )
+
+
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

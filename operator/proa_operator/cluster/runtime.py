@@ -1,0 +1,205 @@
+"""All parts of one operator process, put together, started and ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from proa_operator import metrics
+from proa_operator.cluster.act import Actor
+from proa_operator.cluster.api import Api, Ref
+from proa_operator.cluster.cache import Cache, ServiceKey
+from proa_operator.cluster.connect import Connection
+from proa_operator.cluster.discover import Discovered, discover
+from proa_operator.cluster.election import Election
+from proa_operator.cluster.errors import ApiError, ClusterError, Gone, Unreachable
+from proa_operator.cluster.events import Events
+from proa_operator.cluster.kinds import LEASE, SERVICE, Kind, cached_kinds
+from proa_operator.cluster.queue import Queue
+from proa_operator.cluster.reconcile import Planner, Reconciler
+from proa_operator.cluster.serve import serve_metrics, serve_probes
+from proa_operator.cluster.status import StatusWriter
+from proa_operator.cluster.sync import Sync
+from proa_operator.cluster.ticker import Tempo, Ticker
+from proa_operator.cluster.worker_admin import WorkerAdmin
+from proa_operator.cluster.workers import Workers
+from proa_operator.errors import ServeError
+from proa_operator.render import RenderSettings
+from proa_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PlannerFor = Callable[[RenderSettings], Planner]
+START_SECONDS = 60.0
+_STUCK_SECONDS = 120.0
+_SPREAD_SECONDS = 60.0
+
+
+class Runtime:
+    """`on_failure` is called once, when a part has ended that should not; the process has to end then."""
+
+    def __init__(
+        self, settings: Settings, planner_for: PlannerFor, on_failure: Callable[[], None], tempo: Tempo | None = None
+    ) -> None:
+        self._settings, self._planner_for, self._on_failure = settings, planner_for, on_failure
+        self._tempo = tempo or Tempo()
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._found = Discovered()
+        self.cache = Cache()
+        self.api = Api(Connection())
+        lease = Ref(kind=LEASE, name=settings.lease_name, namespace=settings.operator_namespace)
+        self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading)
+        self.api.may_write = self.election.check
+        self.workers = Workers(WorkerAdmin(), time.time, lambda key: self.queue.add(key))
+        self.queue = Queue(self._reconcile)
+
+    async def start(self) -> None:
+        """Returns when everything that exists has been read. ServeError when the cluster does not let it."""
+        self._found = await _persistently(lambda: discover(self.api))
+        self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)
+        try:
+            await _persistently(self._sync.run)
+        except Gone as error:
+            raise ServeError(f"the cluster lacks a kind: install charts/proa-crds first ({error.message})") from None
+        except ApiError as error:
+            raise ServeError(f"the operator's rights do not suffice: {error.message}") from None
+        actor = Actor(self.api, self.cache, self.workers, Events(self.api), time.time)
+        self._reconciler = Reconciler(
+            cache=self.cache,
+            workers=self.workers,
+            actor=actor,
+            statuses=StatusWriter(self.api, self.cache),
+            election=self.election,
+            planner=self._planner_for(self._render_settings()),
+            clock=time.time,
+            wake_after=self.queue.add_after,
+            sees_nodes=self._found.sees_nodes,
+        )
+        self._ticker = Ticker(
+            self.cache,
+            self.workers,
+            resync=self._resync,
+            queue_age=self.queue.age,
+            is_leader=lambda: self.election.is_leader,
+            tempo=self._tempo,
+        )
+        await serve_probes(self._stack, self._settings.health_port, alive=self._ails, ready=lambda: "")
+        await serve_metrics(self._stack, self._settings.metrics_port)
+        for work in (self.queue.run(), self._ticker.run(), self.election.run()):
+            self._spawn(work)
+
+    async def stop(self) -> None:
+        """Ends all parts; the lease is given back last."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self.workers.close()
+        await self._stack.aclose()
+        await self.api.close()
+
+    def on_event(self, kind: Kind, event: str, body: dict[str, Any]) -> None:
+        """News from a watch stream."""
+        metrics.WATCH_EVENTS.labels(kind=kind.name).inc()
+        meta = body["metadata"]
+        if event == "DELETED":
+            concerned = self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"])
+        else:
+            concerned = self.cache.put(kind, body)
+        if self.election.is_leader:
+            self.queue.add(*concerned)
+
+    def watched_kinds(self) -> tuple[Kind, ...]:
+        """Those that kopf has to watch."""
+        return tuple(kind for kind in self._kinds() if not kind.is_optional)
+
+    @property
+    def sees_nodes(self) -> bool:
+        """Whether this operator may see nodes."""
+        return self._found.sees_nodes
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        kinds = cached_kinds(has_nodes=self._found.sees_nodes)
+        return tuple(kind for kind in kinds if not kind.is_optional or kind.name in self._found.optional_kinds)
+
+    def _render_settings(self) -> RenderSettings:
+        known = self._found.optional_kinds
+        return self._settings.render(has_pod_monitors="PodMonitor" in known, has_http_routes="HTTPRoute" in known)
+
+    async def _reconcile(self, key: ServiceKey, due: float) -> None:
+        if self.election.is_leader:
+            await self._reconciler.reconcile(key, due)
+        if self.cache.get(SERVICE, *key) is None:
+            self.queue.forget(key)
+
+    def _on_leading(self, is_leader: bool) -> None:
+        if is_leader:
+            self._spawn(self._take_over(), is_endless=False)
+
+    async def _take_over(self) -> None:
+        """Read everything once more, as a watch may be behind what the last leader wrote; then plan every service."""
+        started = time.monotonic()
+        await _persistently(self._sync.run)
+        self.queue.add(*self.cache.services())
+        seconds = round(time.monotonic() - started, 2)
+        log.info("took over", extra={"services": len(self.cache.services()), "seconds": seconds})
+
+    async def _resync(self) -> None:
+        try:
+            found = await discover(self.api)
+            if found.optional_kinds != self._found.optional_kinds:
+                self._found = found
+                self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)
+                self._reconciler.planner = self._planner_for(self._render_settings())
+            concerned = await self._sync.run()
+        except ClusterError as error:
+            log.warning("lists not read", extra={"error": str(error)})
+            return
+        if self.election.is_leader:
+            self.queue.add(*concerned)
+            self._reconciler.resync(self.cache.services(), _SPREAD_SECONDS)
+
+    def _ails(self) -> str:
+        """What is wrong with this process, for the kubelet to restart it."""
+        age = self.queue.age()
+        if age > _STUCK_SECONDS and self.election.is_leader:
+            return f"a service waits for {age:.0f} s"
+        beat = asyncio.get_running_loop().time() - self._ticker.beat
+        return f"no tick for {beat:.0f} s" if self._ticker.beat and beat > _STUCK_SECONDS else ""
+
+    def _spawn(self, work: Coroutine[Any, Any, None], *, is_endless: bool = True) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._ended if is_endless else self._ended_early)
+
+    def _ended_early(self, task: asyncio.Task[None]) -> None:
+        self._tasks.remove(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._ended(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A defect: better to start again than to go on with a part missing."""
+        if task.cancelled():
+            return
+        log.error("a part of the operator has ended", exc_info=task.exception())
+        self._on_failure()
+
+
+async def _persistently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Until the API server answers. ServeError when it does not for a minute; a refusal is raised as it is."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return await ask()
+        except Unreachable as error:
+            if time.monotonic() > deadline:
+                raise ServeError(f"the API server does not answer: {error}") from None
+            log.warning("no answer from the API server", extra={"error": str(error)})
+            await asyncio.sleep(2.0)

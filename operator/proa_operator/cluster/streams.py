@@ -1,0 +1,78 @@
+"""kopf's watch streams, of every kind that the cache holds, into one function.
+
+Of kopf only `on.event` is used: no annotations, no finalizers, no diffs, no peering, no posting of events.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from proa_operator import names
+from proa_operator.cluster.connect import connection
+from proa_operator.cluster.kinds import POD, Kind
+
+OnEvent = Callable[[Kind, str, dict[str, Any]], None]
+"""Kind, type (empty for what was there at the start) and object."""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """kopf would copy each object for the differences that nobody here looks at."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        raise AssertionError("only on.change handlers store a base of differences, and there are none")
+
+
+def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.OperatorSettings:
+    """Timeouts find a watch that went silent; label selectors keep other people's objects on the server."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 120
+    settings.watching.client_timeout = 150
+    settings.watching.connect_timeout = 5
+    settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = 500
+    settings.persistence.diffbase_storage = _NoDiffs()
+    for kind in kinds:
+        if kind.is_child and not (kind is POD and sees_all_pods):
+            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = names.SERVICE_LABEL
+    return settings
+
+
+def registry_for(kinds: tuple[Kind, ...], on_event: OnEvent) -> kopf.OperatorRegistry:
+    """One handler for each kind."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login)
+    for kind in kinds:
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(
+            _handler(kind, on_event)
+        )
+    return registry
+
+
+def quiet_kopf() -> None:
+    """kopf tells of each event that it handles."""
+    for name in ("kopf.objects", "kopf._core", "kopf._cogs", "kopf.activities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _handler(kind: Kind, on_event: OnEvent) -> Callable[..., Any]:
+    async def handle(event: Any, **_: Any) -> None:
+        on_event(kind, event["type"] or "", event["object"])
+
+    return handle
+
+
+async def _login(**_: Any) -> kopf.ConnectionInfo:
+    return connection(os.environ)

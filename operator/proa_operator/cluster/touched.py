@@ -1,0 +1,30 @@
+"""Whether someone else has written to an object since it was last applied, from its managedFields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proa_operator import names
+from proa_operator.cluster import marks
+
+_OURS = (names.MANAGER, names.REPLICAS_MANAGER, marks.MARKS_MANAGER)
+_CLUSTER = ("kube-", "kubelet", "kwok", "k3s", "cloud-controller-manager", "ttl-controller")
+"""Controllers of the cluster: what they write is either theirs or comes from what we applied."""
+
+
+def touched_at(meta: Mapping[str, Any]) -> str:
+    """Latest time at which another manager wrote to the object itself; empty if not since our last apply.
+
+    An entry's time changes only when what it says does, and an apply that takes fields back renews ours.
+    """
+    ours, others = "", ""
+    for entry in meta.get("managedFields") or ():
+        if entry.get("subresource"):
+            continue
+        manager, time = entry.get("manager", ""), entry.get("time", "")
+        if manager == names.MANAGER and entry.get("operation") == "Apply":
+            ours = time
+        elif manager not in _OURS and not manager.startswith(_CLUSTER):
+            others = max(others, time)
+    return others if ours and others >= ours else ""
