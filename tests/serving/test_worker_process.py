@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 import pytest
@@ -34,11 +35,14 @@ next_port = FreePorts("127.0.0.1", 26000)
 
 
 class WorkerProcess:
-    def __init__(self, *args: str) -> None:
+    started: ClassVar[list[subprocess.Popen[str]]] = []
+
+    def __init__(self, *args: str, is_awaited: bool = True) -> None:
         self.ports = {flag: next_port() for flag in FLAGS}
         flags = [word for flag, port in self.ports.items() for word in (f"--{flag}", str(port))]
         command = [sys.executable, "-m", "proa_workers.main", "--model", str(MODEL), "--engine", "sim", *flags, *args]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.started.append(self.process)
         channel = grpc.insecure_channel(f"127.0.0.1:{self.ports['port']}")
         grpc.channel_ready_future(channel).result(TIMEOUT)
         self.engine = vllm_engine_pb2_grpc.VllmEngineStub(channel)
@@ -47,7 +51,8 @@ class WorkerProcess:
         self.admin = worker_admin_pb2_grpc.WorkerAdminStub(
             grpc.insecure_channel(f"127.0.0.1:{self.ports['admin-port']}")
         )
-        self.wait_for(lambda: self.status() == health_pb2.HealthCheckResponse.SERVING)
+        if is_awaited:
+            self.wait_for(lambda: self.status() == health_pb2.HealthCheckResponse.SERVING)
 
     def status(self) -> int:
         return self.health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT).status
@@ -78,6 +83,14 @@ class WorkerProcess:
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    for process in WorkerProcess.started:  # of tests that failed
+        process.kill()
+        process.communicate(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +245,34 @@ def test_hand_off_that_nobody_fetches_holds_its_blocks_only_for_a_while() -> Non
     assert (load.leases, load.blocks_pinned, load.blocks_owned) == (1, 3, 0)
     worker.wait_for(lambda: worker.load().leases == 0 and worker.load().blocks_free == load.blocks_total)
     assert worker.stop() == 0
+
+
+def test_prefill_worker_that_is_sent_a_hand_off_decodes_from_it() -> None:
+    """It must not offer what it fetches: nothing would be left to compute, and an empty step breaks the engine."""
+    one, two = WorkerProcess("--role", "prefill"), WorkerProcess("--role", "prefill")
+    (reply,) = one.generate("a", *range(5, 45), max_tokens=1, stream=False)
+    request = pb.GenerateRequest(
+        request_id="b",
+        tokenized=pb.TokenizedInput(input_ids=range(5, 45)),
+        sampling_params=pb.SamplingParams(max_tokens=1),
+        kv_transfer_params_json=reply.complete.kv_transfer_params_json,
+    )
+    (reply,) = two.engine.Generate(request, timeout=TIMEOUT)
+    assert len(reply.complete.output_ids) == 1
+    assert (one.stop(), two.stop()) == (0, 0)
+
+
+def test_while_the_model_loads_a_drain_is_refused_and_sigterm_ends_at_once(tmp_path) -> None:
+    profile = tmp_path / "slow.yaml"
+    profile.write_text("provenance: 'simulated: slow start'\nstartup_seconds: 60\n")
+    worker = WorkerProcess("--sim-profile", str(profile), is_awaited=False)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(worker.admin.Drain(admin_pb.DrainRequest(), timeout=TIMEOUT))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert worker.load().phase == admin_pb.LOAD
+    start = time.monotonic()
+    assert worker.stop() == 0  # at once: it would load for a minute
+    assert time.monotonic() - start < TIMEOUT / 2
 
 
 def test_one_token_prompt_needs_no_hand_off() -> None:

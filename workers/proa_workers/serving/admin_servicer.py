@@ -24,6 +24,8 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         self._worker = worker
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> AsyncIterator[pb.DrainProgress]:
+        if not self._worker.is_loaded:
+            raise Draining("the model still loads: nothing to drain")
         timeout = request.timeout_ms / 1000 or self._worker.settings.drain_timeout_seconds
         drain = asyncio.create_task(self._worker.drain(timeout))
         deadline = time.monotonic() + timeout + PROGRESS_SECONDS
@@ -58,8 +60,6 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         return pb.SetRoleReply(role=request.role)
 
     def _progress(self, *, is_done: bool) -> pb.DrainProgress:
-        load = self._worker.load
-        if load is None:
-            raise Draining("the model still loads: nothing to drain")
+        load = self._worker.loop.load
         leases = self._worker.holder.num_leases
         return pb.DrainProgress(running=load.num_running, waiting=load.num_waiting, leases=leases, is_done=is_done)

@@ -51,7 +51,7 @@ async def _prepare(worker: Worker, request: pb.GenerateRequest) -> Stream:
     hand_off = _hand_off_of(request, len(prompt))
     grammars = await _grammars(worker, params)
     key = worker.new_key(request.request_id)
-    is_hand_off = worker.role == "prefill" and params.max_tokens == 1 and params.n == 1
+    is_hand_off = hand_off is None and worker.role == "prefill" and params.max_tokens == 1 and params.n == 1
     seed = secrets.randbits(63) if params.seed is None else params.seed
     seqs: list[Sequence] = []
     for index in range(params.n):

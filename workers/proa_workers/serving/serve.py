@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
@@ -74,18 +75,27 @@ async def serve(settings: Settings) -> int:
 
 
 async def _load(worker: Worker, stop: asyncio.Event) -> bool:
-    """Load weights in a thread; False when a signal came first."""
+    """Load weights in a thread; False when a signal came while it ended. One that comes earlier ends the process."""
 
     def progress(fraction: float) -> None:
         worker.fraction = fraction
 
-    engine = await asyncio.to_thread(build_engine, worker.settings, progress)
-    if stop.is_set():
-        engine.close()
-        return False
-    tokenizer = load_tokenizer(engine.info.model_path)
-    worker.attach(engine, lambda report: build_loop(engine, worker.settings, report), tokenizer)
-    return True
+    loading = asyncio.create_task(asyncio.to_thread(build_engine, worker.settings, progress))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not loading.done():
+        logger.info("stopped while the model was loading")
+        os._exit(0)  # nothing was served, and a thread that reads weights can neither be ended nor outlive Python
+    engine = loading.result()
+    try:
+        if not stop.is_set():
+            tokenizer = load_tokenizer(engine.info.model_path)
+            worker.attach(engine, lambda report: build_loop(engine, worker.settings, report), tokenizer)
+    finally:
+        if not worker.is_loaded:
+            engine.close()
+    return worker.is_loaded
 
 
 async def _until_stopped(worker: Worker, checker: health.aio.HealthServicer, stop: asyncio.Event) -> None:
