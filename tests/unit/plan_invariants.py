@@ -8,6 +8,7 @@ from fractions import Fraction
 from proa_operator.api.service import Topology
 from proa_operator.names import Role
 from proa_operator.plan.actions import Action, Delete, Route, Ungate
+
 from tests.unit.plan_world import Set, World
 
 
@@ -154,5 +155,6 @@ def nothing_is_cut(world: World, action: Delete) -> None:
     if drain is not None and world.now - drain.since >= timeout:
         return
     for pod in world.pods_of(owner):
-        if not world.is_node_lost(pod.node) and pod.is_loaded and (pod.running or pod.leases):
+        is_ours = not pod.is_terminating and not world.is_node_lost(pod.node)
+        if is_ours and pod.is_loaded and (pod.running or pod.leases):
             raise Broken(f"{action.name} is deleted with {pod.running} requests and {pod.leases} leases")

@@ -114,6 +114,7 @@ class Set:
     """Truth of the world, not the planner's memo."""
 
 
+AFTER_PROBE = (RouteReason.ROUTABLE, RouteReason.HELD, RouteReason.CORDONED)
 Watcher = Callable[["World", Action | None], None]
 
 
@@ -251,6 +252,7 @@ class World:
     def change(self, service: DisaggregatedService) -> None:
         self.service = service
         self.generation += 1
+        self.seen(None)
 
     def crash(self, pod: Pod) -> None:
         """Its container starts again in place."""
@@ -470,7 +472,7 @@ class World:
         pair = [self.pods[action.prefill_pod], self.pods[action.decode_pod]]
         lives = [(pod.uid, pod.num_restarts) for pod in pair]
         for pod in pair:
-            if pod.probe is not ProbeResult.PASSED and pod.route_reason is None:
+            if pod.probe is not ProbeResult.PASSED and pod.route_reason not in AFTER_PROBE:
                 pod.probe = ProbeResult.RUNNING
         self.after(1.0, lambda: self._probed(pair, lives))
 

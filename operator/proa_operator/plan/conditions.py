@@ -59,14 +59,16 @@ def conditions_of(situation: Situation) -> list[dict[str, Any]]:
 
 def _written(condition: Condition, before: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
     old = before.get(condition.type, {})
-    since = datetime.fromtimestamp(situation.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = old.get("lastTransitionTime")
+    if old.get("status") != condition.status or since is None:
+        since = datetime.fromtimestamp(situation.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "type": condition.type,
         "status": condition.status,
         "reason": condition.reason,
         "message": condition.message,
         "observedGeneration": situation.observed.generation,
-        "lastTransitionTime": old["lastTransitionTime"] if old.get("status") == condition.status else since,
+        "lastTransitionTime": since,
     }
 
 

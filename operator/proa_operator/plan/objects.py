@@ -61,8 +61,8 @@ def sweep(situation: Situation) -> Steps:
     pools = {
         names.pool_name(situation.observed.service.metadata.name, role) for role in topology.roles_of(situation.spec)
     }
-    for kind, name in sorted(situation.observed.present):
-        is_of_group = kind in OF_GROUPS and group.fullmatch(name) and name not in groups
+    for kind, name in sorted(child for child in situation.observed.present if child[1] not in groups):
+        is_of_group = kind in OF_GROUPS and group.fullmatch(name)
         of_revision = policy.fullmatch(name) if kind == "NetworkPolicy" else None
         is_of_revision = of_revision is not None and of_revision[1] not in revisions
         if is_of_group or is_of_revision or (kind == WORKER_POOL and name not in pools):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proa_operator.plan import drain, gang, health, objects, revisions, rollout, routing
-from proa_operator.plan.actions import Action, MarkFailed, Plan, Remember
+from proa_operator.plan.actions import Action, MarkFailed, Plan, Remember, Route
 from proa_operator.plan.progress import progress_of
 from proa_operator.plan.renderer import Renderer
 from proa_operator.plan.settings import PlanSettings
@@ -32,11 +32,13 @@ def plan(observed: Observed, settings: PlanSettings, renderer: Renderer) -> Plan
         steps += objects.keep(situation, children)
     judged = list(verdict(situation, progress))
     restarted = list(health.restarts(situation))
-    steps += [*judged, *restarted, *gang.gates(situation), *routing.probes(situation), *routing.routes(situation)]
+    routed = list(routing.routes(situation))
+    steps += [*judged, *restarted, *gang.gates(situation), *routing.probes(situation), *routed]
     steps += drain.advance(situation)
     if not situation.is_frozen and not _has(judged, MarkFailed) and not _has(restarted, Remember):
         steps += rollout.grow(situation)
-        steps += rollout.shrink(situation)
+        # A drain counts on what is routable, so it waits for a plan that changes nothing there.
+        steps += () if _has(routed, Route) else rollout.shrink(situation)
     steps += revisions.complete(situation)
     steps += revisions.prune(situation)
     steps += objects.sweep(situation)

@@ -62,7 +62,7 @@ class Situation:
         return [
             standing
             for standing in self.standings
-            if standing.group.revision == revision and role in (None, standing.group.role)
+            if standing.group.revision == revision and (role is None or standing.group.role is role)
         ]
 
     def revisions_with_groups(self) -> list[str]:

@@ -28,32 +28,16 @@ class Standing:
     """All pods are there with weights loaded."""
     is_proven: bool
     """Its leader took part in a probe transfer that passed."""
-
-    @property
-    def is_leaving(self) -> bool:
-        """On its way out for good."""
-        return self.group.is_deleting or self.group.memo.drain is not None
-
-    @property
-    def is_routable(self) -> bool:
-        """The gateway sends it requests."""
-        leader = self.leader
-        return leader is not None and leader.is_routable and self.is_up
-
-    @property
-    def is_ready(self) -> bool:
-        """Fit to serve; routed or held back."""
-        return self.is_up and not self.is_leaving and not self.is_lost and (self.is_proven or self.is_routable)
-
-    @property
-    def is_counted(self) -> bool:
-        """Ready, or has served and will again: what the operator must not take away."""
-        return self.is_ready or (self.group.memo.served_at is not None and not self.is_leaving)
-
-    @property
-    def leader(self) -> PodState | None:
-        """The pod that answers; None while it does not exist."""
-        return next((pod for pod in self.live if pod.ordinal == 0), None)
+    leader: PodState | None
+    """The pod that answers; None while it does not exist."""
+    is_leaving: bool
+    """On its way out for good."""
+    is_routable: bool
+    """The gateway sends it requests."""
+    is_ready: bool
+    """Fit to serve; routed or held back."""
+    is_counted: bool
+    """Ready, or has served and will again: what the operator must not take away."""
 
     @property
     def holds_devices(self) -> bool:
@@ -66,15 +50,26 @@ def standing_of(
 ) -> Standing:
     """Conclusions about `group`; `demand` is its revision's."""
     live = tuple(pod for pod in group.pods if not pod.is_terminating)
+    leader = next((pod for pod in live if pod.ordinal == 0), None)
     on = {} if nodes is None else {pod.node: nodes.get(pod.node) for pod in group.pods if pod.node}
+    is_gone = any(is_lost(node) for node in on.values())
     is_up = len(live) == group.num_pods and all(pod.is_loaded and not pod.is_failed for pod in live)
+    proven = is_up and leader is not None and (not needs_probe or is_proven(leader))
+    routable = is_up and leader is not None and leader.is_routable
+    leaving = group.is_deleting or group.memo.drain is not None
+    ready = (proven or routable) and not leaving and not is_gone
     return Standing(
         group=group,
         live=live,
-        is_lost=any(is_lost(node) for node in on.values()),
+        is_lost=is_gone,
         ailment=next((text for node in on.values() if (text := _leave(node, demand, settings))), ""),
         is_up=is_up,
-        is_proven=is_up and (not needs_probe or any(is_proven(pod) for pod in live if pod.ordinal == 0)),
+        is_proven=proven,
+        leader=leader,
+        is_leaving=leaving,
+        is_routable=routable,
+        is_ready=ready,
+        is_counted=ready or (group.memo.served_at is not None and not leaving),
     )
 
 

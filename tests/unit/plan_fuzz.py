@@ -1,0 +1,84 @@
+"""Random rollouts on the simulated cluster, each from one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tests.unit.plan_fakes import service
+from tests.unit.plan_invariants import Invariants
+from tests.unit.plan_world import Behaviour, World, is_settled
+
+MODELS = ("bundled://one", "bundled://two", "bundled://three")
+AT_MOST_SECONDS = 20_000.0
+
+
+@dataclass
+class Outcome:
+    """What one rollout did."""
+
+    seconds: float
+    num_checks: int
+    num_actions: int
+
+
+def rollout(seed: int) -> Outcome:
+    """First install, then up to three changes of mind, crashes all along; Broken or AssertionError when it goes wrong."""
+    random = Random(seed)
+    invariants = Invariants()
+    world = _world(random, seed, invariants)
+    assert world.run(AT_MOST_SECONDS, until=lambda: is_settled(world)), f"seed {seed}: the first install hangs"
+    begun = world.now
+    crashes = [random.uniform(0, 400) for _ in range(random.randrange(5))]
+    for at in crashes:
+        world.after(at, lambda: _hurt(world, random))
+    for _ in range(random.randint(1, 3)):
+        world.change(_changed(random, world))
+        world.run(random.choice([3.0, 20.0, 60.0, 200.0]))
+    world.run(max(0.0, begun + 420 - world.now))
+    assert world.run(AT_MOST_SECONDS, until=lambda: is_settled(world)), f"seed {seed}: does not end: {world.status}"
+    world.run(60.0)
+    assert is_settled(world), f"seed {seed}: does not stay"
+    assert not world.plan().actions, f"seed {seed}: still busy with {world.plan().actions}"
+    return Outcome(seconds=world.now - begun, num_checks=invariants.num_checks, num_actions=len(world.log))
+
+
+def _world(random: Random, seed: int, invariants: Invariants) -> World:
+    surge, unavailable = random.choice([(1, 0), (0, 1), (1, 1), (2, 0), (2, 1), (3, 2)])
+    first = service(
+        prefill=random.randint(1, 5),
+        decode=random.randint(1, 4),
+        model=MODELS[0],
+        rollout={"maxSurgeGroups": surge, "maxUnavailableGroups": unavailable, "noProgressSeconds": 1800},
+        pools={"prefill": {"nodesPerGroup": random.choice([1, 1, 2])}},
+    )
+    behaviours = {model: Behaviour(start_seconds=random.choice([5.0, 20.0, 90.0])) for model in MODELS}
+    return World(first, seed=seed, behaviours=behaviours, watchers=[invariants])
+
+
+def _hurt(world: World, random: Random) -> None:
+    """A container crashes, or a pod is deleted."""
+    pods = sorted(world.pods.values(), key=lambda pod: pod.name)
+    if pods:
+        random.choice([world.crash, world.lose_pod])(random.choice(pods))
+
+
+def _changed(random: Random, world: World) -> Any:
+    """Another model, the same as before, or other numbers."""
+    spec = world.service.spec
+    assert spec.pools.prefill is not None
+    prefill, decode = spec.pools.prefill.replicas, spec.pools.decode.replicas
+    if random.random() < 0.3:
+        prefill, decode = random.randint(1, 5), random.randint(1, 4)
+    return service(
+        prefill=prefill,
+        decode=decode,
+        model=random.choice(MODELS),
+        rollout={
+            "maxSurgeGroups": spec.rollout.max_surge_groups,
+            "maxUnavailableGroups": spec.rollout.max_unavailable_groups,
+            "noProgressSeconds": spec.rollout.no_progress_seconds,
+        },
+        pools={"prefill": {"nodesPerGroup": spec.pools.prefill.nodes_per_group}},
+    )
