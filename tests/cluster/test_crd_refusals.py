@@ -14,6 +14,7 @@ from proa_operator.api.load import load
 from proa_operator.errors import ManifestError
 
 from testbed.control_plane import ControlPlane
+from tests.cluster.kinds import apply_kinds
 from tests.unit.test_api_rules import FAULTS, GPU
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +54,7 @@ Refusal = Callable[[dict[str, Any]], str]
 
 @pytest.fixture(scope="module", autouse=True)
 def crds(api: ControlPlane) -> None:
-    folder = ROOT / "charts" / "proa-crds" / "templates"
-    api.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={folder}")
-    api.kubectl("wait", "--for=condition=Established", "crd/disaggregatedservices.proa.dev", "--timeout=30s")
+    apply_kinds(api)
 
 
 @pytest.fixture

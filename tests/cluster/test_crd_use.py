@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from testbed.control_plane import ControlPlane
+from tests.cluster.kinds import apply_kinds
 
 ROOT = Path(__file__).parents[2]
 POOL: dict[str, Any] = {
@@ -52,10 +53,7 @@ STATUS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def crds(api: ControlPlane) -> None:
-    folder = ROOT / "charts" / "proa-crds" / "templates"
-    api.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={folder}")
-    for plural in ("disaggregatedservices", "workerpools", "performanceprofiles"):
-        api.kubectl("wait", "--for=condition=Established", f"crd/{plural}.proa.dev", "--timeout=30s")
+    apply_kinds(api)
 
 
 @pytest.fixture
