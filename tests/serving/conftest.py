@@ -35,6 +35,7 @@ class Service:
         self.url = self.plan.url
         self.state_dir = state_dir
         self._changes: list[str] = []
+        self._clients: list[openai.OpenAI] = []
         self._is_serving = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -49,6 +50,8 @@ class Service:
         self.stop()
 
     def stop(self) -> None:
+        for client in self._clients:
+            client.close()
         self._loop.call_soon_threadsafe(self._supervisor.ask_stop)
         self._thread.join(STOP_SECONDS)
         assert not self._thread.is_alive(), f"the service did not stop within {STOP_SECONDS} s"
@@ -58,7 +61,9 @@ class Service:
         return {n: child for n, child in self._supervisor.children.items() if child.process.role is not Role.GATEWAY}
 
     def client(self, **options: object) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+        self._clients.append(client)
+        return client
 
     def metrics(self, worker: str) -> dict[tuple[str, ...], float]:
         """Samples of one worker by (name, *label values)."""

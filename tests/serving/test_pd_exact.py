@@ -50,11 +50,16 @@ def requests_and_answers(start_service):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("prefill", "decode", "backend"), [(1, 1, "shm"), (1, 1, "tcp"), (2, 2, "shm"), (2, 2, "tcp")])
-def test_disaggregated_equals_aggregated(start_service, requests_and_answers, prefill, decode, backend) -> None:
+@pytest.mark.parametrize(
+    ("prefill", "decode", "backend", "memory"),
+    [(1, 1, "shm", "256MiB"), (1, 1, "tcp", "16MiB"), (2, 2, "shm", "256MiB"), (2, 2, "tcp", "256MiB")],
+)
+def test_disaggregated_equals_aggregated(start_service, requests_and_answers, prefill, decode, backend, memory) -> None:
+    """16 MiB are about 110 blocks: 16 requests at once do not fit, so some are preempted and computed again."""
     requests, expected = requests_and_answers
     transfer = {"backend": backend, "leaseSeconds": 30, "failurePolicy": "fail"}
-    with start_service(prefill=prefill, decode=decode, args=CHUNK, kvTransfer=transfer) as service:
+    args = (*CHUNK, "--kv-cache-memory", memory)
+    with start_service(prefill=prefill, decode=decode, args=args, kvTransfer=transfer) as service:
         answers = run_all(service, requests, "tiny-moe")
         wrong = [i for i, (got, want) in enumerate(zip(answers, expected, strict=True)) if got != want]
         assert not wrong, f"{len(wrong)} differ, first: {answers[wrong[0]]} != {expected[wrong[0]]}"
