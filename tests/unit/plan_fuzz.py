@@ -24,7 +24,7 @@ class Outcome:
 
 
 def rollout(seed: int) -> Outcome:
-    """First install, then up to three changes of mind, crashes all along; Broken or AssertionError when it goes wrong."""
+    """First install, up to three changes of mind, crashes all along. Broken or AssertionError when it goes wrong."""
     random = Random(seed)
     invariants = Invariants()
     world = _world(random, seed, invariants)

@@ -16,7 +16,7 @@ def begin(situation: Situation, standing: Standing, why: Why) -> Steps:
     """Cordon a group that may have work; a group that cannot have any goes at once."""
     group = standing.group
     text = f"{why.value}: {standing.ailment}" if why is Why.NODE else why.value
-    if not _may_work(standing):
+    if not standing.may_work:
         yield from _delete(standing, EventType.NORMAL, f"deleting group {group.name} without a drain ({text})")
         return
     drain = Drain(phase=DrainPhase.CORDONED, since=situation.now, why=why)
@@ -38,7 +38,7 @@ def advance(situation: Situation) -> Steps:
 def _advance(situation: Situation, standing: Standing, drain: Drain) -> Steps:
     deadline = drain.since + situation.spec.drain.timeout_seconds
     told_at = drain.since + situation.settings.settle_seconds
-    if not _may_work(standing):
+    if not standing.may_work:
         yield from _delete(standing, EventType.NORMAL, f"deleting group {standing.group.name}: its workers are gone")
     elif situation.now >= deadline:
         yield from _delete(standing, EventType.WARNING, _cut(situation, standing))
@@ -74,11 +74,6 @@ def _wait(situation: Situation, standing: Standing, drain: Drain, deadline: floa
 
 def _loads(standing: Standing) -> list[WorkerLoad]:
     return [pod.load for pod in standing.live if pod.load is not None]
-
-
-def _may_work(standing: Standing) -> bool:
-    """Some worker of it is up and reachable. One that does not answer is given the time to."""
-    return not standing.is_lost and any(pod.is_loaded for pod in standing.live)
 
 
 def _cordon(standing: Standing) -> Steps:

@@ -63,14 +63,14 @@ def _routed(situation: Situation) -> set[str]:
 
 
 def _matched(situation: Situation, revision: str, groups: list[Standing]) -> list[str]:
-    """Prefill on its way out still hands over to decode, so it counts when decode is held back."""
+    """Prefill on its way out, or broken, may still hand over to decode: it counts when decode is held back."""
     by_role = {role: [standing for standing in groups if standing.group.role is role] for role in Role}
     ready = {role: len(found) for role, found in by_role.items()}
-    leaving = sum(standing.is_leaving and standing.is_up for standing in situation.of(revision, Role.PREFILL))
+    others = sum(standing.may_work and not standing.is_ready for standing in situation.of(revision, Role.PREFILL))
     kind, desired = situation.specs[revision].topology, situation.desired_of(revision)
     numbers = topology.matched(kind, ready, desired)
-    with_leaving = topology.matched(kind, {**ready, Role.PREFILL: ready[Role.PREFILL] + leaving}, desired)
-    numbers[Role.DECODE] = with_leaving[Role.DECODE]
+    with_others = topology.matched(kind, {**ready, Role.PREFILL: ready[Role.PREFILL] + others}, desired)
+    numbers[Role.DECODE] = with_others[Role.DECODE]
     return [
         standing.group.name
         for role, found in by_role.items()

@@ -40,6 +40,11 @@ class Standing:
     """Ready, or has served and will again: what the operator must not take away."""
 
     @property
+    def may_work(self) -> bool:
+        """Some worker of it is up and can be reached. One that does not answer is given the time to."""
+        return not self.is_lost and any(pod.is_loaded for pod in self.live)
+
+    @property
     def holds_devices(self) -> bool:
         """It has pods that are or may be on nodes of which the devices are of use to anybody."""
         return not self.is_lost and (bool(self.group.pods) or not self.group.is_deleting)
