@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -9,35 +10,39 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from proa_operator.cli.commands import COMMANDS, Command
 from proa_operator.errors import ProaError
 
-# NOTE: imported when asked for, so that `proa version` does not pay for httpx, grpc and plotting.
-_COMMANDS = {
-    "up": "proa_operator.cli.up",
-    "demo": "proa_operator.cli.demo",
-    "bench": "proa_operator.bench.cli",
-    "validate": "proa_operator.cli.validate",
-    "version": "proa_operator.cli.version",
-}
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class Commands(TyperGroup):
-    """The commands in the order of use, each imported on its first use."""
+    """The commands in the order of use. Help knows them by their line in COMMANDS; a run imports its one command."""
 
     # NOTE: Any, for typer has click inside or beside it, depending on its version.
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        single.command(cmd_name)(getattr(import_module(module), cmd_name))
-        return typer.main.get_command(single)
+        found = COMMANDS.get(cmd_name)
+        return found and TyperCommand(cmd_name, help=found.help, rich_help_panel=found.panel, rich_markup_mode="rich")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found = COMMANDS.get(args[0])
+        return (args[0], loaded(args[0], found), args[1:]) if found else super().resolve_command(ctx, args)
+
+
+def loaded(name: str, command: Command) -> Any:
+    """The command itself; a module holds it as a function of its name, or as an app with commands of its own."""
+    found = getattr(import_module(command.module), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name)(found)
+    return typer.main.get_command(single)
 
 
 app = typer.Typer(
@@ -58,12 +63,15 @@ def proa() -> None:
 def main() -> None:
     """Entry point. Exit code 0, 1 for a failure, 2 for a mistake of the user, 130 after an interrupt."""
     try:
-        app()
+        app(prog_name="kubectl proa" if os.path.basename(sys.argv[0]).startswith("kubectl") else None)
     except ProaError as error:
         complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
+        sys.exit(PIPE_CLOSED)
 
 
 def complain(text: str) -> None:
