@@ -19,22 +19,7 @@ POOL: dict[str, Any] = {
     "metadata": {"name": "tiny-decode"},
     "spec": {"service": "tiny", "role": "decode", "replicas": 1},
 }
-PROFILE = """
-apiVersion: proa.dev/v1alpha1
-kind: PerformanceProfile
-metadata: {name: tiny}
-spec:
-  model: bundled://tiny-moe
-  engine: native
-  step: {baseSeconds: "3.3e-3", expertsSeconds: "0.0122", expertShare: "0.0625"}
-  prefill: {tokenSeconds: "11.1e-6", pairSeconds: "1.82e-9"}
-  decode: {sequenceSeconds: "20e-6", contextTokenSeconds: "21e-9"}
-  transfer: {latencySeconds: "1e-3", bytesPerSecond: 45000000000}
-  kvBytesPerToken: 98304
-  kvCacheTokens: 262144
-  startupSeconds: 60
-  provenance: {origin: simulated, date: "2026-01-31"}
-"""
+PROFILE = (ROOT / "docs" / "crds.md").read_text().rpartition("```yaml\n")[2].partition("```")[0]
 STATUS = {
     "columns": {"prefill": "1/2", "decode": "1/1", "state": "Load 40%"},
     "revision": "0123abcd",
@@ -167,5 +152,5 @@ def test_a_pool_stays_what_it_is(api: ControlPlane, pool: str, change: dict[str,
 def test_a_profile(api: ControlPlane, namespace: str, part: str, change: dict[str, Any], words: str) -> None:
     document = yaml.safe_load(PROFILE)
     api.apply(_in(namespace, document))
-    said = _patch(api, namespace, "pprof/tiny", {"spec": {part: change}})
+    said = _patch(api, namespace, "pprof/tiny-native-cpu", {"spec": {part: change}})
     assert words in said if words else said == ""

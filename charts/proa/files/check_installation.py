@@ -41,8 +41,10 @@ def problem(now: datetime) -> str:
         lease = get(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}")["spec"]
     except urllib.error.HTTPError as error:
         return f"no operator leads (Lease {name}: {error.code}): look at `kubectl logs deployment/{name}`"
+    if not lease.get("holderIdentity"):
+        return f"the Lease {name} has no holder: look at `kubectl logs deployment/{name}`"
     age = (now - datetime.fromisoformat(lease.get("renewTime") or "1970-01-01T00:00:00Z")).total_seconds()
-    if not lease.get("holderIdentity") or age > FRESH_SECONDS:
+    if age > FRESH_SECONDS:
         return f"the Lease {name} is {age:.0f} s old: look at `kubectl logs deployment/{name}`"
     return ""
 
