@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -33,6 +35,14 @@ def test_allocate_more_than_free_is_saturated() -> None:
     with pytest.raises(Saturated, match="3 KV blocks wanted, 2 of 2 free"):
         pool.allocate(3)
     assert pool.num_free == 2
+
+
+def test_taking_blocks_one_by_one_from_a_large_pool_is_cheap() -> None:
+    """As decoding does; with a plain dict as the free list this took 25 times as long."""
+    pool = BlockPool(100_000, 2)
+    start = time.perf_counter()
+    assert [pool.allocate(1) for _ in range(80_000)] == [[block] for block in range(80_000)]
+    assert time.perf_counter() - start < 2
 
 
 def test_match_finds_the_longest_prefix_also_in_free_blocks() -> None:

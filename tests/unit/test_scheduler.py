@@ -279,3 +279,17 @@ def test_toy_engine_catches_a_wrong_block_table() -> None:
     seq._table[0] = 9
     run(scheduler, engine)
     assert seq.row.output_ids != expected(seq.row.prompt_ids, 3, 40)
+
+
+def test_waiting_for_room_does_not_renew_the_prefix_that_it_waits_with() -> None:
+    """Free cached blocks keep their place in eviction order while the request that wants them cannot be admitted."""
+    scheduler, engine = make_scheduler(num_blocks=4, max_model_len=17), ToyEngine(4)
+    for seq_id, prompt in ((1, [1] * 5), (2, [2] * 5)):
+        scheduler.add([make(seq_id, prompt, max_tokens=1)])
+        run(scheduler, engine)
+    scheduler.pool.allocate(1)
+    before = list(scheduler.pool._free)
+    assert scheduler.pool.match(make(3, [1] * 16).hash_blocks(4, BLOCK))[0] in before[:-1]
+    scheduler.add([make(3, [1] * 16, max_tokens=1)])
+    assert scheduler.schedule().plan is None
+    assert list(scheduler.pool._free) == before

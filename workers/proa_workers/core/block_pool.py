@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +49,8 @@ class BlockPool:
         self._refs = [0] * num_blocks
         self._pins = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
-        self._free: dict[int, None] = dict.fromkeys(range(num_blocks))  # insertion order = eviction order
+        # In eviction order. NOTE: not a dict, whose first key takes a walk over every key that was removed before it.
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._index: dict[bytes, int] = {}
         self._events: list[CacheEvent] = []
         self.num_pinned = 0
@@ -71,6 +73,10 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def num_free_beside(self, blocks: Iterable[int]) -> int:
+        """How many blocks could be allocated after an `acquire` of `blocks`, which changes nothing yet."""
+        return len(self._free) - sum(block in self._free for block in blocks)
+
     def acquire(self, blocks: Iterable[int]) -> None:
         """Add a reference to blocks that `match` returned."""
         for block in blocks:
@@ -81,10 +87,10 @@ class BlockPool:
         """Take `count` blocks with one reference each, evicting cached prefixes; Saturated when too few are free."""
         if count > len(self._free):
             raise Saturated(f"{count} KV blocks wanted, {len(self._free)} of {self.num_blocks} free: retry elsewhere")
-        blocks = [block for block, _ in zip(self._free, range(count), strict=False)]
+        blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._forget(block)
-        self.acquire(blocks)
+            self._refs[block] += 1
         return blocks
 
     def release(self, blocks: Sequence[int]) -> None:

@@ -187,10 +187,9 @@ class Scheduler:
         usable = seq.num_target if seq.is_hand_off else seq.num_tokens - 1  # one token at least must be computed
         cached = self.pool.match(seq.hash_blocks(usable, size))
         num_needed = -(-max(seq.num_target, 1) // size) - len(cached)
-        self.pool.acquire(cached)
-        if num_needed > self.pool.num_free:
-            self.pool.release(cached)
+        if num_needed > self.pool.num_free_beside(cached):
             return False
+        self.pool.acquire(cached)
         seq.append_blocks(cached)
         seq.append_blocks(self.pool.allocate(max(num_needed, 0)))
         seq.num_computed = len(cached) * size
@@ -243,6 +242,8 @@ class Scheduler:
 
     def _publish(self, seq: Sequence) -> None:
         size = self.pool.block_tokens
+        if seq.num_computed // size == seq.num_published:
+            return
         hashes = seq.hash_blocks(seq.num_computed, size)
         for i in range(seq.num_published, len(hashes)):
             parent = hashes[i - 1] if i else ROOT_HASH
