@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from testbed.errors import BedError, BedUnavailable
+from testbed.progress import say
 from testbed.store import SOURCES, cache_root, exclusively, key_of
 
 CONTROL_PLANE = {
@@ -80,7 +81,7 @@ def _build_one(name: str, folder: Path, deadline: float) -> None:
     if compiler.returncode:
         raise BedError(f"building {name} failed, see {log}: {' | '.join(log.read_text().splitlines()[-3:])}")
     partial.rename(folder / name)
-    _say(f"{name}: built in {time.monotonic() - started:.0f} s")
+    say(f"{name}: built in {time.monotonic() - started:.0f} s")
 
 
 def _watch(compiler: subprocess.Popen[bytes], name: str, log: Path, started: float, deadline: float) -> None:
@@ -91,7 +92,7 @@ def _watch(compiler: subprocess.Popen[bytes], name: str, log: Path, started: flo
             compiler.wait(min(PROGRESS_SECONDS, max(0.1, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             packages = len(log.read_text().splitlines())
-            _say(f"{name}: {packages} packages compiled or fetched, {time.monotonic() - started:.0f} s")
+            say(f"{name}: {packages} packages compiled or fetched, {time.monotonic() - started:.0f} s")
         else:
             return
 
@@ -112,10 +113,6 @@ def _pinned_version(module: str) -> str:
 
 def _go_environment() -> dict[str, str]:
     return os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-
-
-def _say(line: str) -> None:
-    print(f"test bed: {line}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from testbed.pki import Authority, service_account_keys
 from testbed.played import PlayedNodes, stage_files
 from testbed.ports import free_ports
 from testbed.processes import Identity
+from testbed.progress import say
 from testbed.settings import BedSettings
 from testbed.store import runs_root
 from testbed.undo import sweep, tear_down
@@ -83,8 +84,8 @@ class ControlPlane(Cluster):
         """Words before each program's own: none, as loopback is this machine's."""
         return ()
 
-    def _start_programs(self) -> None:
-        etcd, etcd_peer, self.port, controllers, scheduler, kwok = self._ports(6)
+    def _start_programs(self) -> Daemons:
+        etcd, etcd_peer, self.port, controllers, scheduler, kwok = self._ports()
         self.server = f"https://{self.address}:{self.port}"
         self._write_credentials()
         self.daemons = daemons = Daemons(self.run, self._prefix())
@@ -97,9 +98,11 @@ class ControlPlane(Cluster):
         self.apply(volumes(self.run / "volumes", self.settings.num_volumes))
         account = ("get", "serviceaccount", "default", "--output=name")
         self.until(lambda: self.kubectl(*account), what="the default service account", seconds=START_SECONDS)
+        say(f"control plane ready at {self.server}")
+        return daemons
 
-    def _ports(self, count: int) -> list[int]:
-        return free_ports(count, self.address)
+    def _ports(self) -> list[int]:
+        return free_ports(6, self.address)
 
     def _write_credentials(self) -> None:
         self.authority = Authority(self.run / "pki")

@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from testbed.errors import BedError
 from testbed.journal import noted, owner_of
 from testbed.processes import Identity, running_with, stop
+from testbed.progress import say
 from testbed.wait import until
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -30,7 +31,7 @@ def sweep(root: Path) -> None:
     for run in sorted(root.glob("*/")):
         owner = owner_of(run)
         if owner is not None and not owner.is_alive():
-            print(f"test bed: cleaning up after {run.name}, whose owner has died", file=sys.stderr)
+            say(f"cleaning up after {run.name}, whose owner has died")
             tear_down(run)
 
 
@@ -47,20 +48,39 @@ def _shims(socket: str) -> None:
 def _cgroup(name: str) -> None:
     """Kill what runs in the pods' control groups and remove them, children first."""
     for root in (*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)):
-        until(lambda root=root: not _killed(root), seconds=20, what=f"the processes in {root} to end")  # type: ignore[misc]
-        for folder, _, _ in os.walk(root, topdown=False):
+        until(partial(_is_removed, root), seconds=20, what=f"the processes in {root} to end")
+
+
+def _is_removed(root: Path) -> bool:
+    """A group can be removed once its last process is gone; the runtime may remove some of them meanwhile."""
+    if _killed(root):
+        return False
+    for folder, _, _ in os.walk(root, topdown=False):
+        try:
             Path(folder).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
 
 
 def _killed(root: Path) -> int:
     """Number of processes below `root` that were told to die just now."""
-    pids = [int(pid) for tasks in root.rglob("cgroup.procs") for pid in tasks.read_text().split()]
+    pids = [int(pid) for tasks in root.rglob("cgroup.procs") for pid in _words(tasks)]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
     return len(pids)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
 
 
 def _mounts(below: str) -> None:
@@ -74,12 +94,18 @@ def _network(name: str) -> None:
     _quietly("ip", "netns", "del", name)
 
 
-def _link(name: str) -> None:
-    _quietly("ip", "link", "del", name)
+def _files(folder: str, about: str) -> None:
+    """Files in a shared folder that speak of the run folder."""
+    for path in Path(folder).glob("*"):
+        if about in path.read_text(errors="replace"):
+            path.unlink(missing_ok=True)
 
 
-def _folder(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+def _links(folder: str, below: str) -> None:
+    """Links in a shared folder that lead into the run folder."""
+    for path in Path(folder).glob("*"):
+        if path.is_symlink() and str(path.readlink()).startswith(below):
+            path.unlink(missing_ok=True)
 
 
 def _quietly(*argv: str) -> None:
@@ -94,6 +120,6 @@ UNDO: dict[str, Callable[..., None]] = {
     "cgroup": _cgroup,
     "mounts": _mounts,
     "network": _network,
-    "link": _link,
-    "folder": _folder,
+    "files": _files,
+    "links": _links,
 }

@@ -10,6 +10,8 @@ import pytest
 from testbed.build import CONTROL_PLANE, NODE, build
 from testbed.cluster import Cluster
 from testbed.control_plane import ControlPlane
+from testbed.node.node import NodeCluster
+from testbed.node.packages import install_packages
 from testbed.tiers import left_out
 
 FIXTURES = {"a": "api", "b": "node_cluster"}
@@ -45,12 +47,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         build(CONTROL_PLANE | NODE if "b" in tiers else CONTROL_PLANE)
+        if "b" in tiers:
+            install_packages()
 
 
 @pytest.fixture(scope="session")
 def api() -> Iterator[ControlPlane]:
     """Tier (a): a control plane on loopback whose nodes and pods are played by kwok."""
     with ControlPlane() as bed:
+        yield bed
+
+
+@pytest.fixture(scope="session")
+def node_cluster() -> Iterator[NodeCluster]:
+    """Tier (b): one real node that runs images made from the checkout."""
+    with NodeCluster() as bed:
         yield bed
 
 
