@@ -28,7 +28,7 @@ def rendered(situation: Situation) -> Objects:
     found = [renderer.service(observed)]
     found += [renderer.policies(observed, situation.specs[name], revision=name) for name in revisions]
     if gateway_may_follow(situation):
-        found.append(renderer.gateway(observed, situation.specs[situation.target]))
+        found.append(renderer.gateway(observed, situation.specs[situation.growing]))
     return tuple({key_of(item): item for objects in found for item in objects}.values())
 
 
@@ -72,7 +72,7 @@ def sweep(situation: Situation) -> Steps:
 def gateway_may_follow(situation: Situation) -> bool:
     """A gateway serves one topology. It changes over when the new one can carry at least what the old one carries."""
     gateway = situation.observed.gateway
-    wanted = situation.specs[situation.target].topology
+    wanted = situation.specs[situation.growing].topology
     if gateway is None or gateway.topology is wanted:
         return True
     by_topology = {

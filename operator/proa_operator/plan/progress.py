@@ -15,7 +15,7 @@ _PHASES = (StartPhase.DOWNLOAD, StartPhase.LOAD, StartPhase.COMPILE, StartPhase.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The best that each group of the target ever reached in this rollout. A crash loop passes no mark twice."""
+    """The best that each new group ever reached in this rollout. A crash loop passes no mark twice."""
 
     key: str
     """Another rollout, or other numbers, start anew."""
@@ -32,7 +32,7 @@ def progress_of(situation: Situation) -> Progress:
     """From the marks in the status and those of now. With an empty status the clock starts again."""
     revision = situation.revision(situation.target)
     sizes = ",".join(f"{role.value}={number}" for role, number in sorted(situation.desired.items()))
-    key = f"{situation.target}/{revision.number if revision else 0}/{sizes}"
+    key = f"{situation.target}/{revision.number if revision else 0}/{situation.growing}/{sizes}"
     marks = _marks(situation)
     before = situation.observed.status.get("rollout", {})
     if before.get("key") != key:
@@ -74,9 +74,9 @@ def _life(standing: Standing) -> str:
 
 
 def _marks(situation: Situation) -> dict[str, int]:
-    """Of each group of the target; of the download; and of the old groups, which are to become fewer."""
-    marks = {_life(standing): mark(standing) for standing in situation.of(situation.target)}
-    others = sum(standing.group.revision != situation.target for standing in situation.standings)
+    """Of each group that comes up; of the download; and of the old groups, which are to become fewer."""
+    marks = {_life(standing): mark(standing) for standing in situation.of(situation.growing)}
+    others = sum(standing.group.revision != situation.growing for standing in situation.standings)
     job = situation.observed.job
     percent = 100 * job.bytes_done // job.bytes_total if job is not None and job.bytes_total else 0
     return marks | {"old groups": -others, "model": percent}

@@ -1,4 +1,4 @@
-"""Groups come and go: the target grows within the surge, and what must leave leaves when pair capacity allows it."""
+"""Groups come and go: one revision grows within the surge, and what must leave leaves when pair capacity allows it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from proa_operator.plan.step import Steps
 
 
 def grow(situation: Situation) -> Steps:
-    """Take cordoned groups of the target back, then create the missing ones as far as the surge lets."""
-    for role, wanted in situation.desired.items():
+    """Take cordoned groups of the growing revision back, then create the missing ones as far as the surge lets."""
+    for role, wanted in situation.wanted.items():
         missing = wanted - len(_keepers(situation, role))
         for standing in _cordoned(situation, role)[: max(0, missing)]:
             missing -= 1
@@ -27,8 +27,8 @@ def grow(situation: Situation) -> Steps:
             yield Apply(
                 objects=situation.renderer.group(
                     situation.observed,
-                    situation.specs[situation.target],
-                    revision=situation.target,
+                    situation.specs[situation.growing],
+                    revision=situation.growing,
                     role=role,
                     index=index,
                 )
@@ -47,9 +47,9 @@ def shrink(situation: Situation) -> Steps:
 def reason_to_leave(situation: Situation, standing: Standing) -> Why | None:
     """Why a group has no future, be it leaving already or not; None for one to keep."""
     group = standing.group
-    if group.revision != situation.target:
+    if group.revision != situation.growing:
         return Why.ROLLBACK if group.revision == situation.asked else Why.ROLLOUT
-    if not situation.desired.get(group.role):
+    if not situation.wanted.get(group.role):
         return Why.SCALE_IN
     if group.is_drain_requested:
         return Why.REQUESTED
@@ -67,8 +67,8 @@ class Ledger:
         self._situation = situation
         self._ready = {standing.group.name: standing for standing in situation.standings if standing.is_ready}
         self._counted = {standing.group.name: standing for standing in situation.standings if standing.is_counted}
-        target, rollout = situation.specs[situation.target], situation.spec.rollout
-        self._floor = topology.floor(target.topology, situation.desired, rollout.max_unavailable_groups)
+        growing, rollout = situation.specs[situation.growing], situation.spec.rollout
+        self._floor = topology.floor(growing.topology, situation.wanted, rollout.max_unavailable_groups)
 
     def may_go(self, standing: Standing) -> bool:
         """Whether the group may leave now."""
@@ -101,7 +101,7 @@ class Ledger:
         """After a change of topology the last groups of the old one stay until every gateway knows the new one."""
         specs, gateway = self._situation.specs, self._situation.observed.gateway
         old = specs[leaver.group.revision].topology
-        if old is specs[self._situation.target].topology or not leaver.is_ready:
+        if old is specs[self._situation.growing].topology or not leaver.is_ready:
             return False
         if gateway is not None and gateway.is_rolled and gateway.topology is not old:
             return False
@@ -110,19 +110,19 @@ class Ledger:
 
 
 def _keepers(situation: Situation, role: Role) -> list[Standing]:
-    """Groups of the target that stay; a lost one is replaced by another index and may yet come back."""
+    """Groups of the growing revision that stay; a lost one is replaced by another index and may yet come back."""
     return [
         standing
-        for standing in situation.of(situation.target, role)
+        for standing in situation.of(situation.growing, role)
         if not standing.is_leaving and not standing.is_lost and reason_to_leave(situation, standing) is None
     ]
 
 
 def _cordoned(situation: Situation, role: Role) -> list[Standing]:
-    """Groups of the target whose drain can be taken back: their workers have not been told yet."""
+    """Groups of the growing revision whose drain can be taken back: their workers have not been told yet."""
     return [
         standing
-        for standing in situation.of(situation.target, role)
+        for standing in situation.of(situation.growing, role)
         if standing.group.memo.drain is not None
         and standing.group.memo.drain.phase is DrainPhase.CORDONED
         and not standing.group.is_deleting
@@ -132,7 +132,7 @@ def _cordoned(situation: Situation, role: Role) -> list[Standing]:
 
 
 def _free_indices(situation: Situation, role: Role, number: int) -> Iterator[int]:
-    used = {standing.group.index for standing in situation.of(situation.target, role)}
+    used = {standing.group.index for standing in situation.of(situation.growing, role)}
     index = 0
     for _ in range(number):
         while index in used:
@@ -145,7 +145,7 @@ def _leavers(situation: Situation) -> Iterator[tuple[Why, Standing]]:
     for standing in situation.standings:
         if not standing.is_leaving and (why := reason_to_leave(situation, standing)) is not None:
             yield why, standing
-    for role, wanted in situation.desired.items():
+    for role, wanted in situation.wanted.items():
         keepers = sorted(_keepers(situation, role), key=_order)
         for standing in keepers[: max(0, len(keepers) - wanted)]:
             yield Why.SCALE_IN, standing

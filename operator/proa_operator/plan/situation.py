@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from proa_operator.api.rollout import OnFailure
@@ -35,6 +35,8 @@ class Situation:
     desired: Mapping[Role, int]
     """Groups of each role of the target."""
     standings: tuple[Standing, ...]
+    growing: str = ""
+    """Revision that gets new groups: the target, unless two others still serve, see `_growing`."""
 
     @property
     def now(self) -> float:
@@ -95,6 +97,11 @@ class Situation:
         sizes = [self.desired_of(revision).get(role, 0) for revision in self.revisions_with_groups()]
         return max([self.desired.get(role, 0), *sizes]) + self.spec.rollout.max_surge_groups
 
+    @property
+    def wanted(self) -> Mapping[Role, int]:
+        """Groups of each role that the growing revision has to have."""
+        return self.desired_of(self.growing)
+
     def demand(self, revision: str) -> Demand:
         """What a pod of the revision asks of its node."""
         spec = self.specs[revision]
@@ -110,7 +117,7 @@ def situation_of(observed: Observed, settings: PlanSettings, renderer: Renderer)
     specs.setdefault(target, observed.service.spec)
     for group in observed.groups:  # its ControllerRevision was deleted by hand: the present spec is the best guess
         specs.setdefault(group.revision, observed.service.spec)
-    return Situation(
+    situation = Situation(
         observed=observed,
         settings=settings,
         renderer=renderer,
@@ -121,6 +128,24 @@ def situation_of(observed: Observed, settings: PlanSettings, renderer: Renderer)
         desired=_desired(observed, specs[target]),
         standings=_standings(observed, settings, renderer, specs),
     )
+    return replace(situation, growing=_growing(situation))
+
+
+def _growing(situation: Situation) -> str:
+    """Never more than two revisions share the pools.
+
+    Two can always hand capacity over, one pair or one surplus group at a time. Three can lock each other: with 5:3
+    groups wanted and a surge of 1, revisions of 2:2, 2:1 and 2:1 leave no group that may go and no room for another.
+    So a target that finds two others serving waits until the larger of them has taken the smaller one's place.
+    """
+    counted: dict[str, list[Standing]] = {}
+    for standing in situation.standings:
+        if standing.is_counted:
+            counted.setdefault(standing.group.revision, []).append(standing)
+    if len(counted.keys() - {situation.target}) < 2:
+        return situation.target
+    numbers = {known.name: known.number for known in situation.observed.revisions}
+    return max(counted, key=lambda name: (situation.capacity(counted[name]), numbers.get(name, 0)))
 
 
 def _asked(observed: Observed, renderer: Renderer) -> str:
