@@ -127,9 +127,14 @@ def _gateway(api: ControlPlane, service: Service, log: Path) -> Iterator[str]:
 
 
 def _answer(url: str) -> int:
-    """HTTP status of a chat completion; 0 while nobody listens."""
-    body = json.dumps({"model": "m", "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}]})
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body.encode(), {"Content-Type": "application/json"})
+    """HTTP status of a chat completion."""
+    body = {"model": "m", "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}]}
+    return _status(f"{url}/v1/chat/completions", body)
+
+
+def _status(url: str, body: dict[str, Any]) -> int:
+    """HTTP status of a POST; 0 while nobody listens."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return int(answer.status)
@@ -156,6 +161,7 @@ def test_an_answer_through_the_gateway_until_a_worker_is_not_routable(
         _gateway(api, service, tmp_path / "gateway.log") as url,
     ):
         until(lambda: _answer(url) == 200, seconds=60, what="an answer", every=0.5)
+        assert _status(f"{url}/workers", {"url": "grpc://127.0.0.1:9"}) == 401, "a client cannot add a backend"
         _route(api, namespace, decode, is_routable=False)
         if topology == "Disaggregated":
             until(lambda: _answer(url) in (404, 503), seconds=30, what="no answer without decode", every=0.5)

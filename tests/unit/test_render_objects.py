@@ -440,6 +440,12 @@ def test_the_gateway_has_the_charts_role_in_its_namespace(is_cluster_wide: bool,
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "tiny-gateway", "namespace": "team"}]
 
 
+def test_clients_cannot_add_backends() -> None:
+    container = _gateway(_service())["containers"][0]
+    assert _flag(container["args"], "control-plane-api-keys") == "locked:locked:admin:$(POD_UID)"
+    assert {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}} in container["env"]
+
+
 def test_parsers_and_port() -> None:
     service = _service(gateway={"port": 443, "toolParser": "deepseek", "reasoningParser": "deepseek_r1"})
     args = _gateway(service)["containers"][0]["args"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proa_operator import names
 from proa_operator.names import GATEWAY_PORTS, Component, Port
-from proa_operator.render.gateway_command import API_KEY_ENV, TLS_ROOT, gateway_args
+from proa_operator.render.gateway_command import API_KEY_ENV, POD_UID_ENV, TLS_ROOT, gateway_args
 from proa_operator.render.metadata import child, common_labels, component_selector
 from proa_operator.render.plain import plain
 from proa_operator.render.security import container_security, pod_security
@@ -13,6 +13,7 @@ from proa_operator.render.settings import RenderSettings
 
 _LEAVE_SECONDS = 5  # until all proxies have taken a terminating gateway out of the Service
 _AFTER_DRAIN_SECONDS = 15  # smg itself waits 5 s for load balancers
+_UID_ENV: JsonObject = {"name": POD_UID_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
 def gateway_objects(service: Service, *, settings: RenderSettings) -> list[JsonObject]:
@@ -93,7 +94,7 @@ def _container(service: Service, settings: RenderSettings) -> JsonObject:
         "imagePullPolicy": settings.pull_policy,
         "command": ["smg", "launch"],
         "args": gateway_args(service),
-        "env": [{"name": "HOME", "value": "/tmp"}, *_key_env(service)],
+        "env": [{"name": "HOME", "value": "/tmp"}, _UID_ENV, *_key_env(service)],
         "ports": [{"name": port.value, "containerPort": number} for port, number in GATEWAY_PORTS.items()],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
         "securityContext": container_security(),

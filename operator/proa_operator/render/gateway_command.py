@@ -11,6 +11,7 @@ from proa_operator.render.metadata import component_selector
 from proa_operator.render.service import Service
 
 API_KEY_ENV = "GATEWAY_API_KEY"
+POD_UID_ENV = "POD_UID"
 TLS_ROOT = "/tls"
 _ANY_ADDRESS = "0.0.0.0"
 
@@ -26,6 +27,9 @@ def gateway_args(service: Service) -> list[str]:
         "service-discovery-port": WORKER_PORTS[Port.ENGINE],
         "service-discovery-namespace": service.namespace,
     }
+    # smg lets any client add backends by URL unless its control plane has a key. Nobody needs one here, so it is the
+    # pod's UID, which is random and known only to those who may read pods.
+    options["control-plane-api-keys"] = f"locked:locked:admin:$({POD_UID_ENV})"
     if service.spec.gateway.tls.secret_name:
         options |= {"tls-cert-path": f"{TLS_ROOT}/tls.crt", "tls-key-path": f"{TLS_ROOT}/tls.key"}
     if service.spec.gateway.api_key_secret_ref.name:
