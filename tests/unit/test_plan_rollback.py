@@ -1,0 +1,190 @@
+"""A bad revision is taken back by itself, a good one never, and a change of mind deletes nothing that serves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from proa_operator.names import Role
+from proa_operator.plan.actions import Delete
+from proa_operator.plan.state import Observed
+
+from tests.unit.plan_fakes import FakeRenderer, service
+from tests.unit.plan_invariants import Invariants
+from tests.unit.plan_world import Behaviour, World, is_settled, settled_at
+
+ONE, TWO = "bundled://one", "bundled://two"
+PATIENCE = 600
+PERIOD = 15.0
+
+
+def installed(**fields: object) -> World:
+    world = World(service(model=ONE, **fields), watchers=[Invariants()], period=PERIOD)  # type: ignore[arg-type]
+    assert world.run(600, until=lambda: is_settled(world))
+    return world
+
+
+def revision(world: World, model: str) -> str:
+    spec = world.service.spec
+    asked = spec.model_copy(update={"model": spec.model.model_copy(update={"uri": model})})
+    return world.renderer.revision_of(asked, template_version=None, restart="")
+
+
+def has_failed(world: World) -> bool:
+    known = world.revisions.get(revision(world, TWO))
+    return known is not None and bool(known.failed)
+
+
+def condition(world: World, kind: str) -> dict[str, str]:
+    return next(found for found in world.status["conditions"] if found["type"] == kind)
+
+
+BROKEN = {
+    "pods that say nothing": Behaviour(is_silent=True),
+    "pods that load and never become ready": Behaviour(is_broken=True),
+    "probe transfers that fail": Behaviour(fails_probes=True),
+}
+
+
+@pytest.mark.parametrize("behaviour", BROKEN.values(), ids=BROKEN)
+def test_no_progress_rolls_back_within_deadline_and_one_period(behaviour: Behaviour) -> None:
+    rollout = {"noProgressSeconds": PATIENCE}
+    world = installed(rollout=rollout)
+    world.behaviours[TWO] = behaviour
+    begun = world.now
+    world.change(service(model=TWO, rollout=rollout))
+    assert world.run(
+        10_000, until=lambda: bool(world.revisions[revision(world, TWO)].failed) if world.now > begun else False
+    )
+    assert world.now - begun <= PATIENCE + PERIOD + 1.3 * behaviour.start_seconds + 10
+    assert "no progress for 600 s" in world.revisions[revision(world, TWO)].failed
+    old = revision(world, ONE)
+    assert world.run(600, until=lambda: settled_at(world, old, {Role.PREFILL: 2, Role.DECODE: 2}))
+    world.run(30)
+    assert not world.plan().actions
+    assert condition(world, "RolledBack")["status"] == "True"
+    assert condition(world, "Available")["status"] == "True"
+
+
+def test_crash_loop_rolls_back_long_before_the_deadline() -> None:
+    world = installed(rollout={"noProgressSeconds": 100_000})
+    world.behaviours[TWO] = Behaviour(start_seconds=60, crash_after=10)
+    world.change(service(model=TWO, rollout={"noProgressSeconds": 100_000}))
+    assert world.run(1000, until=lambda: "crashed 6 times" in world.revisions[revision(world, TWO)].failed)
+
+
+NUMBERS = {
+    "error rate": (Behaviour(error_rate=0.1), "10.0% of its requests failed"),
+    "TTFT": (Behaviour(ttft_seconds=0.2), "2.00 times the old revision's"),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "text"), NUMBERS.values(), ids=NUMBERS)
+def test_bad_numbers_roll_back(behaviour: Behaviour, text: str) -> None:
+    world = installed(prefill=4, decode=4)
+    world.behaviours[TWO] = replace(behaviour, start_seconds=120)
+    world.change(service(prefill=4, decode=4, model=TWO))
+    assert world.run(5000, until=lambda: text in world.revisions[revision(world, TWO)].failed)
+    old = revision(world, ONE)
+    assert world.run(2000, until=lambda: settled_at(world, old, {Role.PREFILL: 4, Role.DECODE: 4}))
+
+
+def test_pause_leaves_all_as_it_is() -> None:
+    rollout = {"noProgressSeconds": PATIENCE, "onFailure": "Pause"}
+    world = installed(rollout=rollout)
+    world.behaviours[TWO] = Behaviour(is_silent=True)
+    world.change(service(model=TWO, rollout=rollout))
+    assert world.run(2000, until=lambda: has_failed(world))
+    groups = set(world.sets)
+    world.run(3000)
+    assert set(world.sets) == groups
+    assert condition(world, "Progressing")["reason"] == "Paused"
+
+
+def test_first_install_never_rolls_back() -> None:
+    world = World(service(model=ONE, rollout={"noProgressSeconds": 60}), behaviours={ONE: Behaviour(is_silent=True)})
+    world.run(5000)
+    assert not any(known.failed for known in world.revisions.values())
+    assert condition(world, "Available")["reason"] == "NoPairs"
+
+
+def test_slow_start_with_progress_is_no_failure() -> None:
+    rollout = {"noProgressSeconds": 1000}
+    world = installed(rollout=rollout)
+    world.behaviours[TWO] = Behaviour(start_seconds=5000)
+    world.change(service(model=TWO, rollout=rollout))
+    assert world.run(30_000, until=lambda: is_settled(world))
+    assert not any(known.failed for known in world.revisions.values())
+
+
+@pytest.mark.parametrize("after", [1.0, 10.0, 40.0, 70.0, 100.0])
+def test_revert_midway_deletes_nothing_that_serves_the_old_revision(after: float) -> None:
+    world = installed(prefill=3, decode=3)
+    old = revision(world, ONE)
+    world.change(service(prefill=3, decode=3, model=TWO))
+    world.run(after)
+    serving = {
+        owner.name
+        for owner in world.sets.values()
+        if owner.revision == old and owner.memo.drain is None and not owner.is_deleting
+    }
+    world.change(service(prefill=3, decode=3, model=ONE))
+    start = len(world.log)
+    assert world.run(3000, until=lambda: is_settled(world))
+    deleted = {action.name for action in world.log[start:] if isinstance(action, Delete)}
+    assert not serving & deleted
+    assert serving <= set(world.sets)
+
+
+def test_failed_revision_that_is_asked_for_again_gets_another_chance() -> None:
+    rollout = {"noProgressSeconds": PATIENCE}
+    world = installed(rollout=rollout)
+    world.behaviours[TWO] = Behaviour(is_silent=True)
+    world.change(service(model=TWO, rollout=rollout))
+    new = revision(world, TWO)
+    assert world.run(2000, until=lambda: has_failed(world))
+    world.change(service(model=ONE, rollout=rollout))
+    assert world.run(600, until=lambda: is_settled(world))
+    world.behaviours[TWO] = Behaviour()
+    world.change(service(model=TWO, rollout=rollout))
+    assert world.run(600, until=lambda: is_settled(world))
+    assert world.revisions[new].failed == ""
+
+
+class UpgradedRenderer(FakeRenderer):
+    """A newer operator: a new revision would get another digest."""
+
+    def revision_of(self, spec, *, template_version, restart):  # type: ignore[no-untyped-def]
+        return super().revision_of(spec, template_version=template_version or 2, restart=restart)
+
+
+def test_operator_upgrade_alone_rolls_nothing() -> None:
+    world = installed()
+    world.renderer = UpgradedRenderer()
+    world.run(60)
+    assert len(world.revisions) == 1
+    assert not world.plan().actions
+
+
+def test_restart_annotation_rolls_the_same_spec() -> None:
+    world = installed()
+    seen = world.observe()
+    asked: Observed = replace(seen, restart="2026-11-24T07:00:00Z")
+    actions = [type(action).__name__ for action in replace_plan(world, asked)]
+    assert actions[0] == "StartRevision"
+    assert "Apply" in actions
+
+
+def replace_plan(world: World, observed: Observed) -> tuple[object, ...]:
+    from proa_operator.plan.plan import plan
+
+    return plan(observed, world.settings, world.renderer).actions
+
+
+def test_history_keeps_five_revisions() -> None:
+    world = installed(prefill=1, decode=1)
+    for number in range(8):
+        world.change(service(prefill=1, decode=1, model=f"bundled://{number}"))
+        assert world.run(2000, until=lambda: is_settled(world))
+    world.run(60)
+    assert sorted(known.number for known in world.revisions.values()) == [5, 6, 7, 8, 9]
