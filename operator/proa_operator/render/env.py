@@ -67,7 +67,7 @@ def _cache_env(spec: ServiceSpec, image: str) -> dict[str, str]:
 
 
 def _amd_env(group: Group) -> dict[str, str]:
-    """Settings of the published MI300X and MI355X recipes; `shared/anchors/k8s.md` section 5.4 of the design."""
+    """Settings of AMD's published recipes for wide expert parallelism on MI300X and MI355X; not measured here."""
     spec = group.service.spec
     if spec.accelerator is None or not spec.accelerator.resource_name.startswith(AMD_PREFIX):
         return {}
