@@ -209,6 +209,7 @@ def test_cluster_fields_are_named_in_one_line() -> None:
         (Options(), [{}, {}, {}]),
         (Options(num_cores=16), [{"OMP_NUM_THREADS": "5"}] * 3),
         (Options(num_cores=2), [{"OMP_NUM_THREADS": "1"}] * 3),
+        (Options(num_cores=2, is_aggregated=True, workers=1), [{"OMP_NUM_THREADS": "1"}]),
         (Options(gpus=Gpus(variable="HIP_VISIBLE_DEVICES", ids=("0",))), [{}, {}, {}]),
         (
             Options(gpus=Gpus(variable="HIP_VISIBLE_DEVICES", ids=("4", "6"))),
