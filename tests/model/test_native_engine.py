@@ -37,10 +37,10 @@ def test_info(checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
         ({"max_model_len": 257}, r"max_model_len 257 is out of range; this model serves 1\.\.256"),
         ({"max_model_len": 0}, "out of range"),
         ({"num_blocks": 63}, r"holds 63 blocks of 4 tokens, but max_model_len 256 needs 64; raise"),
-        ({"num_blocks": None, "kv_bytes": 1 << 16}, r"needs 64; raise num_blocks or kv_bytes"),
+        ({"num_blocks": None, "kv_bytes": 1 << 16}, r"needs 64; raise --num-kv-blocks or --kv-cache-memory"),
         ({"num_blocks": 64, "kv_bytes": 1 << 30}, "give one of them"),
         ({"device": "cuda"}, "torch sees no GPU"),
-        ({"num_blocks": 1 << 40}, r"does not fit in /dev/shm \(.*\); lower kv_bytes or num_blocks"),
+        ({"num_blocks": 1 << 40}, r"does not fit in /dev/shm \(.*\): lower --num-kv-blocks or --kv-cache-memory"),
     ],
 )
 def test_refuses_settings(settings: dict[str, Any], says: str, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:

@@ -343,8 +343,17 @@ def test_engine_of_a_checkpoint_folder(tmp_path: Path) -> None:
     ("config", "fields", "kind", "message"),
     [
         ({"vocab_size": None}, {}, CheckpointError, "key 'vocab_size' is missing"),
+        ({"vocab_size": "many"}, {}, CheckpointError, "a value is of the wrong kind .*many"),
+        ({"architectures": []}, {}, CheckpointError, "a value is of the wrong kind"),
         ({}, {"max_model_len": 1000}, SettingsError, r"max_model_len 1000 is out of range; this model serves 1\.\.512"),
         ({}, {"kv_cache_memory": 2**20}, SettingsError, "size it with --num-kv-blocks"),
+        (
+            {},
+            {"num_kv_blocks": 31},
+            SettingsError,
+            "31 blocks of 16 tokens, .* 512 needs 32; raise --num-kv-blocks",
+        ),
+        ({}, {"num_kv_blocks": 2**40}, SettingsError, r"does not fit in /dev/shm \(.*\): lower --num-kv-blocks"),
         ({}, {"sim_profile": "nowhere.yaml"}, SettingsError, "sim profile nowhere.yaml cannot be read"),
     ],
 )
@@ -362,7 +371,7 @@ from pathlib import Path
 from proa_workers.settings import Settings
 from proa_workers.sim.engine import SimEngine
 from proa_workers.sim.fingerprint import make_row, make_rows
-settings = Settings(model={str(write_model(tmp_path))!r}, engine="sim", num_kv_blocks=8)
+settings = Settings(model={str(write_model(tmp_path))!r}, engine="sim", num_kv_blocks=32)
 SimEngine.from_settings(Path(settings.model), settings).close()
 print("torch" in sys.modules)
 """

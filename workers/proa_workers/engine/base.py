@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proa_workers.core.plan import StepOutput, StepPlan
+from proa_workers.errors import SettingsError
 from proa_workers.kv.memory import KvMemory
 
 
@@ -23,6 +24,16 @@ class EngineInfo:
     pad_token_id: int | None
     dtype: str
     device: str
+
+
+def check_pool(num_blocks: int, block_tokens: int, max_model_len: int) -> None:
+    """SettingsError if a sequence of the longest length does not fit: alone in the pool, it would wait for ever."""
+    needed = -(-max_model_len // block_tokens)
+    if num_blocks < needed:
+        raise SettingsError(
+            f"the KV pool holds {num_blocks} blocks of {block_tokens} tokens, but max_model_len {max_model_len} needs"
+            f" {needed}; raise --num-kv-blocks or --kv-cache-memory, or lower --max-model-len"
+        )
 
 
 class Engine(Protocol):

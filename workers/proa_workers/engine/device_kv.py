@@ -6,9 +6,8 @@ import math
 
 import torch
 
-from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun, KvLayout
-from proa_workers.kv.memory import HostKvMemory, KvMemory, probe_pattern
+from proa_workers.kv.memory import HostKvMemory, KvMemory, pool_too_large, probe_pattern
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -48,14 +47,12 @@ class DeviceKvMemory:
 def allocate_pool(layout: KvLayout, num_blocks: int, device: torch.device) -> tuple[KvMemory, torch.Tensor]:
     """The pool as bytes and as a tensor [num_blocks, *block_shape] over the same memory; starts as zeros."""
     if device.type != "cpu":
-        memory = DeviceKvMemory(layout, num_blocks, DTYPES[layout.dtype], device)
+        try:
+            memory = DeviceKvMemory(layout, num_blocks, DTYPES[layout.dtype], device)
+        except torch.OutOfMemoryError:
+            advice = "lower --num-kv-blocks or --kv-cache-memory"
+            raise pool_too_large(layout, num_blocks, f"on {device}: {advice}") from None
         return memory, memory.pool
-    try:
-        host = HostKvMemory(layout, num_blocks)
-    except OSError as error:
-        raise SettingsError(
-            f"a KV pool of {num_blocks * layout.block_bytes >> 20} MiB does not fit in /dev/shm ({error.strerror});"
-            " lower kv_bytes or num_blocks, or enlarge /dev/shm"
-        ) from None
+    host = HostKvMemory(layout, num_blocks)
     pool = torch.frombuffer(host.buffer, dtype=DTYPES[layout.dtype], count=num_blocks * math.prod(layout.block_shape))
     return host, pool.view(num_blocks, *layout.block_shape)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from proa_workers.engine.base import check_pool
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import KvLayout
 from proa_workers.model.arms import ExpertsArm
@@ -72,13 +73,7 @@ def pool_blocks(settings: NativeSettings, layout: KvLayout, placement: Placement
         num_blocks = settings.num_blocks
     else:
         num_blocks = (settings.kv_bytes or default_kv_bytes(placement.device)) // layout.block_bytes
-    max_model_len = placement.max_model_len
-    needed = -(-max_model_len // layout.block_tokens)
-    if num_blocks < needed:
-        raise SettingsError(
-            f"the KV pool holds {num_blocks} blocks of {layout.block_tokens} tokens, but max_model_len {max_model_len}"
-            f" needs {needed}; raise num_blocks or kv_bytes, or lower max_model_len"
-        )
+    check_pool(num_blocks, layout.block_tokens, placement.max_model_len)
     return num_blocks
 
 

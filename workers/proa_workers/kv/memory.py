@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun, KvLayout
 
 SHM_ROOT = Path("/dev/shm")
@@ -40,7 +41,8 @@ class KvMemory(Protocol):
 class HostKvMemory:
     """Block pool in shared host memory; the file disappears with `close` or, after a crash, at the next start.
 
-    The block after the last one holds `probe_pattern`, which a peer reads to try the path.
+    The block after the last one holds `probe_pattern`, which a peer reads to try the path. Raises SettingsError when
+    the pool does not fit.
     """
 
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
@@ -56,9 +58,10 @@ class HostKvMemory:
             os.posix_fallocate(self._fd, 0, num_bytes)
             self.buffer = mmap.mmap(self._fd, num_bytes)
             publish(self._fd, self._path)
-        except OSError:
+        except OSError as error:
             os.close(self._fd)
-            raise
+            advice = "lower --num-kv-blocks or --kv-cache-memory, or enlarge /dev/shm"
+            raise pool_too_large(layout, num_blocks, f"in /dev/shm ({error.strerror}): {advice}") from None
         self._view = memoryview(self.buffer)
         self.write_run(BlockRun(num_blocks, 1), memoryview(probe_pattern(layout.block_bytes)))
 
@@ -73,6 +76,11 @@ class HostKvMemory:
             self._path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+def pool_too_large(layout: KvLayout, num_blocks: int, advice: str) -> SettingsError:
+    """What to raise when the memory for a pool cannot be had; `advice` says where, and what to do."""
+    return SettingsError(f"a KV pool of {num_blocks * layout.block_bytes >> 20} MiB does not fit {advice}")
 
 
 def publish(fd: int, path: Path) -> None:

@@ -7,7 +7,8 @@ compute differently from the checkpoint's authors is refused by name, never igno
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,16 @@ def read_config(folder: Path) -> ModelConfig:
     quantization = Keys(keys.get("quantization_config", {}), f"{keys.where}: quantization_config")
     quantization.refuse("quant_method", "fp8")
     quantization.refuse("weight_block_size", [128, 128])
+    with reading_values(keys):
+        return ModelConfig(architecture=names[0], **_common(keys), **token_ids(folder, keys), **build(keys))
+
+
+@contextmanager
+def reading_values(keys: Keys) -> Iterator[None]:
+    """CheckpointError for a value of `keys` that is of the wrong kind."""
     try:
-        parts = build(keys)
-        return ModelConfig(architecture=names[0], **_common(keys), **_token_ids(folder, keys), **parts)
-    except (TypeError, ValueError, AttributeError) as error:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise CheckpointError(f"{keys.where}: a value is of the wrong kind ({error}); use the original") from None
 
 
@@ -93,7 +100,8 @@ def _common(keys: Keys) -> dict[str, Any]:
     }
 
 
-def _token_ids(folder: Path, keys: Keys) -> dict[str, Any]:
+def token_ids(folder: Path, keys: Keys) -> dict[str, Any]:
+    """eos_token_ids, bos_token_id and pad_token_id; generation_config.json says which tokens end an output."""
     generation = folder / "generation_config.json"
     eos = keys.values.get("eos_token_id")
     if generation.exists():

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from proa_workers.core.plan import Sampled, SampleRow, SeqSlice, StepOutput, StepPlan
-from proa_workers.engine.base import EngineInfo
+from proa_workers.engine.base import EngineInfo, check_pool
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import KvLayout
 from proa_workers.kv.memory import HostKvMemory
-from proa_workers.model.hf_config import Keys, read_json
+from proa_workers.model.hf_config import read_json, reading_values, token_ids
 from proa_workers.sampling.token_bytes import load_tokenizer
 from proa_workers.settings import Settings
 from proa_workers.sim.cost import attended_pairs
@@ -69,6 +69,8 @@ class SimEngine:
             raise SettingsError("--engine sim has no KV bytes: size it with --num-kv-blocks or the profile's tokens")
         profile = read_profile(Path(settings.sim_profile)) if settings.sim_profile else SimProfile()
         info = read_info(folder, settings.max_model_len)
+        num_blocks = settings.num_kv_blocks or max(profile.cost.kv_cache_tokens // settings.block_size, 1)
+        check_pool(num_blocks, settings.block_size, info.max_model_len)
         readable = readable_tokens(load_tokenizer(folder), info.vocab_size)
         pace = Pace(settings.sim_speed)
         pace.begin()
@@ -77,7 +79,7 @@ class SimEngine:
             info,
             TokenSource(readable, info.vocab_size, profile.mean_output_tokens),
             profile,
-            num_blocks=settings.num_kv_blocks or max(profile.cost.kv_cache_tokens // settings.block_size, 1),
+            num_blocks=num_blocks,
             block_tokens=settings.block_size,
             pace=pace,
         )
@@ -136,27 +138,19 @@ def _tokens(row: SampleRow, start: int, end: int) -> npt.NDArray[np.int64]:
 
 
 def read_info(folder: Path, max_model_len: int) -> EngineInfo:
-    """What a gateway needs of config.json and generation_config.json; CheckpointError for missing keys."""
+    """What a gateway needs of config.json and generation_config.json; CheckpointError for missing or wrong values."""
     keys = read_json(folder / "config.json")
-    longest = int(keys.need("max_position_embeddings"))
-    if max_model_len > longest:
-        raise SettingsError(f"max_model_len {max_model_len} is out of range; this model serves 1..{longest}")
-    return EngineInfo(
-        model_path=str(folder),
-        model_type=str(keys.need("model_type")),
-        architecture=str(keys.need("architectures")[0]),
-        vocab_size=int(keys.need("vocab_size")),
-        max_model_len=max_model_len or longest,
-        eos_token_ids=_eos_ids(folder, keys),
-        bos_token_id=keys.values.get("bos_token_id"),
-        pad_token_id=keys.values.get("pad_token_id"),
-        dtype="sim",
-        device="cpu",
-    )
-
-
-def _eos_ids(folder: Path, keys: Keys) -> tuple[int, ...]:
-    generation = folder / "generation_config.json"
-    eos = read_json(generation).get("eos_token_id", None) if generation.exists() else None
-    eos = keys.values.get("eos_token_id") if eos is None else eos
-    return tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+    with reading_values(keys):
+        longest = int(keys.need("max_position_embeddings"))
+        if max_model_len > longest:
+            raise SettingsError(f"max_model_len {max_model_len} is out of range; this model serves 1..{longest}")
+        return EngineInfo(
+            model_path=str(folder),
+            model_type=str(keys.need("model_type")),
+            architecture=str(keys.need("architectures")[0]),
+            vocab_size=int(keys.need("vocab_size")),
+            max_model_len=max_model_len or longest,
+            dtype="sim",
+            device="cpu",
+            **token_ids(folder, keys),
+        )
