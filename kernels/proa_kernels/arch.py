@@ -1,0 +1,190 @@
+"""The dispatch table: which arm computes what on which GPU, with which block sizes and launch grid.
+
+Everything here is a pure function of shapes and an `Arch`, so that it is tested without a GPU. XCDs are the compute
+dies of an Instinct package: the hardware deals programs to them in turn, and each has its own L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Arm = Literal["reference", "triton", "native"]
+ArchName = Literal["cpu", "sm90", "gfx942", "gfx950"]
+Op = Literal["moe_align", "gate", "moe_gemm", "moe_combine", "group_quant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """`lds_bytes`: shared memory one block may use; `num_cus`: compute units or multiprocessors."""
+
+    name: ArchName
+    wave_size: int
+    num_xcds: int
+    num_cus: int
+    lds_bytes: int
+
+
+CPU = Arch(name="cpu", wave_size=1, num_xcds=1, num_cus=1, lds_bytes=0)
+SM90 = Arch(name="sm90", wave_size=32, num_xcds=1, num_cus=132, lds_bytes=227 * 1024)
+GFX942 = Arch(name="gfx942", wave_size=64, num_xcds=8, num_cus=304, lds_bytes=64 * 1024)
+MI300A = Arch(name="gfx942", wave_size=64, num_xcds=6, num_cus=228, lds_bytes=64 * 1024)
+GFX950 = Arch(name="gfx950", wave_size=64, num_xcds=8, num_cus=256, lds_bytes=160 * 1024)
+
+
+def arch_of(device: torch.device) -> Arch:
+    """Raises RuntimeError on a GPU that no table here was written for."""
+    if device.type == "cpu":
+        return CPU
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is None:
+        name = f"sm{properties.major}{properties.minor}"
+    else:
+        name = str(properties.gcnArchName).split(":")[0]
+    return arch_named(name, properties.multi_processor_count)
+
+
+def arch_named(name: str, num_cus: int) -> Arch:
+    """The Arch of a GPU that calls itself `name` and has `num_cus` units; RuntimeError if it is unknown."""
+    known = {"sm90": SM90, "gfx942": MI300A if num_cus == MI300A.num_cus else GFX942, "gfx950": GFX950}
+    if name not in known:
+        raise RuntimeError(f"no kernels for GPU {name}; supported: {', '.join(known)}; run the reference arm on CPU")
+    return known[name]
+
+
+_REFERENCE: Mapping[Op, Arm] = dict.fromkeys(
+    ("moe_align", "gate", "moe_gemm", "moe_combine", "group_quant"), "reference"
+)
+_TRITON: Mapping[Op, Arm] = dict.fromkeys(_REFERENCE, "triton")
+ARMS: Mapping[ArchName, Mapping[Op, Arm]] = {"cpu": _REFERENCE, "sm90": _TRITON, "gfx942": _TRITON, "gfx950": _TRITON}
+
+
+def arm_for(op: Op, device: torch.device) -> Arm:
+    return ARMS[arch_of(device).name][op]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignPlan:
+    """`num_programs` = 1 means one launch of one block that holds all ids in one tile; else count, then place."""
+
+    num_programs: int
+    tile: int
+    num_warps: int
+
+
+SINGLE_TILE_IDS = 1024
+MAX_ALIGN_PROGRAMS = 128  # every block reads the whole count matrix: more blocks cost more than they bring
+
+
+def align_plan(num_ids: int, arch: Arch) -> AlignPlan:
+    """Launch shape of `moe_align` for `num_ids` token-expert pairs."""
+    if num_ids <= SINGLE_TILE_IDS:
+        tile = max(16, next_power_of_2(num_ids))
+        return AlignPlan(num_programs=1, tile=tile, num_warps=_warps(tile // 4, arch))
+    tile = 512 if num_ids <= 1 << 16 else 1024
+    programs = min(ceil_div(num_ids, tile), MAX_ALIGN_PROGRAMS, arch.num_cus)
+    return AlignPlan(num_programs=whole_xcds(programs, arch.num_xcds), tile=tile, num_warps=_warps(tile // 4, arch))
+
+
+def whole_xcds(num_programs: int, num_xcds: int) -> int:
+    """`num_programs` as a multiple of the XCD count, rounded down where that leaves one, so that no die idles."""
+    return max(num_programs // num_xcds, 1) * num_xcds
+
+
+def xcd_tile(program: int, num_programs: int, num_xcds: int) -> int:
+    """Tile of a program such that each XCD works on one contiguous range of tiles; a permutation of range(P).
+
+    Program p runs on XCD p mod X. The first P mod X dies take one tile more. Mirrored by `tiles.xcd_tile`.
+    """
+    each, extra = divmod(num_programs, num_xcds)
+    xcd = program % num_xcds
+    return xcd * each + min(xcd, extra) + program // num_xcds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmBlocks:
+    """One tile of the grouped product: `rows` x `cols` outputs in steps of `depth`; `group` row tiles share columns."""
+
+    rows: int
+    cols: int
+    depth: int
+    group: int
+    num_warps: int
+    num_stages: int
+
+
+def _blocks(rows: int, cols: int, depth: int, group: int, num_warps: int, num_stages: int) -> GemmBlocks:
+    return GemmBlocks(rows=rows, cols=cols, depth=depth, group=group, num_warps=num_warps, num_stages=num_stages)
+
+
+# Product 1 keeps two accumulators of `cols` columns (gate and up), so its tiles are half as wide as product 2's.
+GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
+    "sm90": (
+        _blocks(16, 64, 128, 1, 4, 4),
+        _blocks(32, 64, 128, 1, 4, 4),
+        _blocks(64, 64, 64, 8, 4, 4),
+        _blocks(128, 128, 64, 8, 8, 3),
+    ),
+    "gfx942": (
+        _blocks(16, 64, 64, 1, 4, 2),
+        _blocks(32, 64, 64, 1, 4, 2),
+        _blocks(64, 64, 64, 8, 4, 2),
+        _blocks(128, 64, 64, 8, 4, 2),
+    ),
+    "gfx950": (
+        _blocks(16, 64, 128, 1, 4, 2),
+        _blocks(32, 64, 64, 1, 4, 2),
+        _blocks(64, 64, 64, 8, 4, 2),
+        _blocks(128, 128, 64, 8, 8, 2),
+    ),
+}
+GEMM2_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
+    "sm90": (
+        _blocks(16, 128, 128, 1, 4, 4),
+        _blocks(32, 128, 128, 1, 4, 4),
+        _blocks(64, 128, 64, 8, 4, 4),
+        _blocks(128, 256, 64, 8, 8, 3),
+    ),
+    "gfx942": (
+        _blocks(16, 128, 64, 1, 4, 2),
+        _blocks(32, 128, 64, 1, 4, 2),
+        _blocks(64, 128, 64, 8, 4, 2),
+        _blocks(128, 128, 64, 8, 4, 2),
+    ),
+    "gfx950": (
+        _blocks(16, 128, 128, 1, 4, 2),
+        _blocks(32, 128, 128, 1, 4, 2),
+        _blocks(64, 128, 64, 8, 4, 2),
+        _blocks(128, 256, 64, 8, 8, 2),
+    ),
+}
+ROW_TILES = (16, 32, 64, 128)
+
+
+def row_tile(num_ids: int, num_experts: int) -> int:
+    """Rows of a tile, from the mean rows of an expert that gets any: the padding of `moe_align` must match it."""
+    mean = num_ids / max(1, min(num_experts, num_ids))
+    return next((rows for rows in ROW_TILES[:-1] if mean <= rows), ROW_TILES[-1])
+
+
+def gemm_blocks(arch: Arch, rows: int) -> tuple[GemmBlocks, GemmBlocks]:
+    """Blocks of products 1 and 2 for row tiles of `rows`; ValueError if there is no such tile."""
+    if rows not in ROW_TILES:
+        raise ValueError(f"row tile {rows} is not one of {ROW_TILES}")
+    idx = ROW_TILES.index(rows)
+    return GEMM1_BLOCKS[arch.name][idx], GEMM2_BLOCKS[arch.name][idx]
+
+
+def _warps(num_threads: int, arch: Arch) -> int:
+    return min(max(num_threads // arch.wave_size, 1), 512 // arch.wave_size if arch.wave_size > 1 else 1)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()

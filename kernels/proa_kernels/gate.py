@@ -1,0 +1,127 @@
+"""Gate: experts and weights of each token from its router logits.
+
+Legend: T tokens, E experts (a power of two is not required), A experts per token, G groups of E / G experts.
+
+Scores are softmax or sigmoid of the logits; the choice is made on score + bias, the weight is the score alone.
+With groups (DeepSeek-V2 and -V3, node-limited routing) only the best `top_groups` groups stay in the choice, rated by
+their best expert or by the sum of their best two. Ties go to the lower id; NaN counts as the largest score, as in
+torch.topk, so ids are always valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from proa_kernels.arch import arm_for
+from proa_kernels.gate_triton import launch_gate
+
+MAX_TOP_K = 16
+MAX_EXPERTS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSpec:
+    """How a model routes; field names as in its configuration."""
+
+    top_k: int
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float = 1.0
+    num_groups: int = 1
+    top_groups: int = 1
+    group_score: Literal["max", "top2"] = "max"
+
+
+def gate(
+    logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights float32 [T, A] and ids int32 [T, A], best first. `logits_TE` contiguous float32, bfloat16 or float16.
+
+    Raises ValueError for wrong shapes, dtypes, or a spec that the logits cannot satisfy.
+    """
+    _check(logits_TE, spec, bias_E)
+    weights, ids = torch.ops.proa.gate(
+        logits_TE, bias_E, spec.top_k, spec.score, spec.renormalize, spec.scale,
+        spec.num_groups, spec.top_groups, spec.group_score,
+    )  # fmt: skip
+    return weights, ids
+
+
+def _check(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None) -> None:
+    if logits_TE.dim() != 2 or not logits_TE.is_contiguous() or not logits_TE.is_floating_point():
+        raise ValueError(f"logits must be contiguous floats [T, E], not {logits_TE.dtype} {tuple(logits_TE.shape)}")
+    num_experts = logits_TE.shape[1]
+    if not 1 <= spec.top_k <= min(num_experts, MAX_TOP_K) or num_experts > MAX_EXPERTS:
+        raise ValueError(f"top_k {spec.top_k} of {num_experts} experts; limits: {MAX_TOP_K} of {MAX_EXPERTS}")
+    if bias_E is not None and (bias_E.dtype != torch.float32 or tuple(bias_E.shape) != (num_experts,)):
+        raise ValueError(f"bias must be float32 [{num_experts}], not {bias_E.dtype} {tuple(bias_E.shape)}")
+    if spec.num_groups == 1:
+        return
+    size = num_experts // spec.num_groups
+    is_power = size & (size - 1) == 0 and spec.num_groups & (spec.num_groups - 1) == 0
+    if num_experts != size * spec.num_groups or not is_power or size < 2:
+        raise ValueError(f"{num_experts} experts in {spec.num_groups} groups: both sizes must be powers of two")
+    if not 1 <= spec.top_groups <= spec.num_groups or spec.top_groups * size < spec.top_k:
+        raise ValueError(f"{spec.top_groups} of {spec.num_groups} groups of {size} cannot hold top_k {spec.top_k}")
+
+
+def gate_ref(
+    logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in plain torch, in float32."""
+    logits = logits_TE.float()
+    scores_TE = logits.softmax(-1) if spec.score == "softmax" else logits.sigmoid()
+    # A softmax with a NaN has no order left; the logits still do.
+    choice_TE = logits if spec.score == "softmax" and spec.num_groups == 1 and bias_E is None else scores_TE
+    choice_TE = choice_TE if bias_E is None else choice_TE + bias_E
+    if spec.num_groups > 1:
+        choice_TE = _keep_best_groups(choice_TE, spec)
+    ids_TA = choice_TE.sort(dim=-1, descending=True, stable=True).indices[:, : spec.top_k]
+    weights_TA = scores_TE.gather(1, ids_TA)
+    if spec.renormalize:
+        weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
+    return weights_TA * spec.scale, ids_TA.to(torch.int32)
+
+
+def _keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
+    grouped = choice_TE.view(choice_TE.shape[0], spec.num_groups, -1)
+    best = grouped.sort(dim=-1, descending=True).values
+    rating_TG = best[..., 0] if spec.group_score == "max" else best[..., 0] + best[..., 1]
+    kept = rating_TG.sort(dim=-1, descending=True, stable=True).indices[:, : spec.top_groups]
+    is_dropped = torch.ones_like(rating_TG, dtype=torch.bool).scatter_(1, kept, False)
+    kept_TE: torch.Tensor = grouped.masked_fill(is_dropped[..., None], float("-inf")).flatten(1)
+    return kept_TE
+
+
+@torch.library.custom_op(
+    "proa::gate",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor? bias, int top_k, str score, bool renormalize, float scale, int num_groups,"
+    " int top_groups, str group_score) -> (Tensor, Tensor)",
+)
+def _gate_op(
+    logits: torch.Tensor, bias: torch.Tensor | None, top_k: int, score: str, renormalize: bool, scale: float,
+    num_groups: int, top_groups: int, group_score: str,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    spec = GateSpec(
+        top_k=top_k, score="softmax" if score == "softmax" else "sigmoid", renormalize=renormalize, scale=scale,
+        num_groups=num_groups, top_groups=top_groups, group_score="max" if group_score == "max" else "top2",
+    )  # fmt: skip
+    if arm_for("gate", logits.device) == "reference":
+        return gate_ref(logits, spec, bias)
+    weights, ids = _empty(logits, top_k)
+    launch_gate(logits, bias, weights, ids, spec)
+    return weights, ids
+
+
+@_gate_op.register_fake
+def _gate_fake(logits: torch.Tensor, bias: torch.Tensor | None, top_k: int, *_: object) -> tuple[torch.Tensor, ...]:
+    return _empty(logits, top_k)
+
+
+def _empty(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = logits.new_empty((logits.shape[0], top_k), dtype=torch.float32)
+    return weights, torch.empty_like(weights, dtype=torch.int32)

@@ -1,0 +1,140 @@
+"""Gate in Triton: ROWS tokens per program, experts across the lanes, one launch.
+
+A choice and its expert travel as one integer: the score in an order-preserving integer form above, the complement of
+the id below, so that one maximum finds both and ties fall to the lower id. 16-bit logits without bias fit in 32 bits,
+which halves the work of each reduction.
+"""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def"
+# (arguments of device code are pointers, blocks or compile-time constants as the launch decides)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from proa_kernels.arch import arch_of, ceil_div, next_power_of_2
+
+if TYPE_CHECKING:
+    from proa_kernels.gate import GateSpec
+
+LOWEST_32 = tl.constexpr(-(1 << 31))
+LOWEST_64 = tl.constexpr(-(1 << 63))
+
+
+@triton.jit
+def _ordered(x):
+    """Signed integers in the order of the float32 values `x`; NaN above all, -0 as +0."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
+    return tl.where(x != x, 0x7FFFFFFF, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits))
+
+
+@triton.jit
+def _packed(choice, is_real, expert, NARROW: tl.constexpr):
+    """Choice and expert as one integer, the smallest possible one where `is_real` is false."""
+    order = _ordered(choice)
+    if NARROW:
+        key = (order & -65536) | (65535 - expert)
+        return tl.where(is_real, key, LOWEST_32)
+    else:  # noqa: RET505 - the compiler looks at both branches otherwise
+        key = (order.to(tl.int64) << 32) | (65535 - expert).to(tl.int64)
+        return tl.where(is_real, key, LOWEST_64)
+
+
+@triton.jit
+def _group_mask(choice, ROWS: tl.constexpr, EP: tl.constexpr, G: tl.constexpr, TOP_G: tl.constexpr, TOP2: tl.constexpr):
+    """True for experts of the TOP_G best groups."""
+    size: tl.constexpr = EP // G
+    grouped = tl.reshape(choice, [ROWS, G, size])
+    best = tl.max(grouped, 2)
+    rating = best
+    if TOP2:
+        within = tl.arange(0, size)[None, None, :]
+        first = tl.min(tl.where(grouped == best[:, :, None], within, size), 2)
+        rating = best + tl.max(tl.where(within == first[:, :, None], float("-inf"), grouped), 2)
+    group = tl.arange(0, G)[None, :]
+    keys = _packed(rating, group >= 0, group, False)
+    kept = tl.zeros([ROWS, G], tl.int32)
+    for _ in tl.static_range(TOP_G):
+        is_best = keys == tl.max(keys, 1)[:, None]
+        kept = tl.where(is_best, 1, kept)
+        keys = tl.where(is_best, LOWEST_64, keys)
+    spread = tl.broadcast_to(kept[:, :, None], [ROWS, G, size])
+    return tl.reshape(spread, [ROWS, EP]) != 0
+
+
+@triton.jit
+def gate_kernel(
+    logits_ptr, bias_ptr, weights_ptr, ids_ptr, num_tokens, size_e, scale,
+    ROWS: tl.constexpr, EP: tl.constexpr, TOP_K: tl.constexpr, KP: tl.constexpr,
+    SOFTMAX: tl.constexpr, RENORM: tl.constexpr, HAS_BIAS: tl.constexpr, NARROW: tl.constexpr,
+    G: tl.constexpr, TOP_G: tl.constexpr, TOP2: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    expert = tl.arange(0, EP)[None, :]
+    is_real = expert < size_e
+    here = (token < num_tokens) & is_real
+    logits = tl.load(logits_ptr + token * size_e + expert, mask=here, other=0.0).to(tl.float32)
+    logits = tl.where(is_real, logits, float("-inf"))
+    peak = tl.max(logits, 1)[:, None]
+    peak = tl.where(peak == float("-inf"), 0.0, peak)
+    if SOFTMAX:
+        total = tl.sum(tl.exp(logits - peak), 1)
+        choice = logits
+        if HAS_BIAS or G > 1:
+            choice = tl.exp(logits - peak) / total[:, None]
+    else:
+        choice = 1.0 / (1.0 + tl.exp(-logits))
+    if HAS_BIAS:
+        choice += tl.load(bias_ptr + expert, mask=is_real, other=0.0)
+    is_open = here
+    if G > 1:
+        is_open = here & _group_mask(choice, ROWS, EP, G, TOP_G, TOP2)
+    keys = _packed(choice, is_open, expert, NARROW)
+    column = tl.arange(0, KP)[None, :]
+    chosen = tl.zeros([ROWS, KP], tl.int32)
+    weights = tl.zeros([ROWS, KP], tl.float32)
+    for k in tl.static_range(TOP_K):
+        best = tl.max(keys, 1)
+        idx = (65535 - (best & 65535)).to(tl.int32)
+        is_best = expert == idx[:, None]
+        keys = tl.where(is_best, LOWEST_32 if NARROW else LOWEST_64, keys)
+        logit = tl.sum(tl.where(is_best, logits, 0.0), 1)
+        chosen = tl.where(column == k, idx[:, None], chosen)
+        weights = tl.where(column == k, logit[:, None], weights)
+    weights = tl.exp(weights - peak) / total[:, None] if SOFTMAX else 1.0 / (1.0 + tl.exp(-weights))
+    weights = tl.where(column < TOP_K, weights, 0.0)
+    if RENORM:
+        weights = weights / (tl.sum(weights, 1)[:, None] + 1e-20)
+    is_out = (token < num_tokens) & (column < TOP_K)
+    tl.store(weights_ptr + token * TOP_K + column, weights * scale, mask=is_out)
+    tl.store(ids_ptr + token * TOP_K + column, chosen, mask=is_out)
+
+
+def launch_gate(
+    logits_TE: torch.Tensor,
+    bias_E: torch.Tensor | None,
+    weights_TA: torch.Tensor,
+    ids_TA: torch.Tensor,
+    spec: GateSpec,
+    rows: int | None = None,
+) -> None:
+    """Fill `weights_TA` and `ids_TA` on the stream of the logits; `rows` overrides the tokens of a program."""
+    num_tokens, num_experts = logits_TE.shape
+    if num_tokens == 0:
+        return
+    arch = arch_of(logits_TE.device)
+    is_plain = spec.score == "softmax" and bias_E is None and spec.num_groups == 1
+    num_warps = 4 if arch.wave_size > 1 else 1
+    rows = rows or max(1, min(num_warps * 2, next_power_of_2(ceil_div(num_tokens, 2 * arch.num_cus))))
+    gate_kernel[(ceil_div(num_tokens, rows),)](
+        logits_TE, logits_TE if bias_E is None else bias_E, weights_TA, ids_TA,
+        num_tokens, num_experts, spec.scale,
+        ROWS=rows, EP=next_power_of_2(num_experts), TOP_K=spec.top_k, KP=next_power_of_2(spec.top_k),
+        SOFTMAX=spec.score == "softmax", RENORM=spec.renormalize, HAS_BIAS=bias_E is not None,
+        NARROW=is_plain and logits_TE.dtype == torch.bfloat16,
+        G=spec.num_groups, TOP_G=spec.top_groups, TOP2=spec.group_score == "top2", num_warps=min(num_warps, rows),
+    )  # fmt: skip

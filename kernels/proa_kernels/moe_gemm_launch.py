@@ -1,0 +1,93 @@
+"""Launch code of the grouped products: grid, blocks, and tensor descriptors where the GPU has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from proa_kernels.arch import Arch, GemmBlocks, arch_of, ceil_div, gemm_blocks, next_power_of_2
+from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
+
+COMBINE_COLS = 2048
+
+
+def launch_gemm1(
+    x: torch.Tensor, w13: torch.Tensor, rows: torch.Tensor, expert: torch.Tensor, totals: torch.Tensor,
+    out: torch.Tensor, block_rows: int, per_token: int,
+    x_scale: torch.Tensor | None = None, w_scale: torch.Tensor | None = None,
+    blocks: GemmBlocks | None = None, tma: bool | None = None,
+) -> None:  # fmt: skip
+    """Write `out` [R, I]; `blocks` and `tma` override the table."""
+    arch = arch_of(x.device)
+    blocks = blocks or gemm_blocks(arch, block_rows)[0]
+    width, depth = w13.shape[1] // 2, w13.shape[2]
+    has_tma = _has_tma(arch, w13, tma)
+    gemm1_kernel[(expert.numel() * ceil_div(width, blocks.cols),)](
+        x, _weights(w13, blocks, has_tma), x if x_scale is None else x_scale, x if w_scale is None else w_scale,
+        out, rows, expert, totals, x.shape[0] * per_token, per_token, depth, width,
+        **_constants(arch, blocks, depth, x_scale, w_scale, has_tma),
+    )  # fmt: skip
+
+
+def launch_gemm2(
+    h: torch.Tensor, w2: torch.Tensor, expert: torch.Tensor, totals: torch.Tensor, out: torch.Tensor, block_rows: int,
+    h_scale: torch.Tensor | None = None, w_scale: torch.Tensor | None = None,
+    blocks: GemmBlocks | None = None, tma: bool | None = None,
+) -> None:  # fmt: skip
+    """Write `out` [R, H]; `blocks` and `tma` override the table."""
+    arch = arch_of(h.device)
+    blocks = blocks or gemm_blocks(arch, block_rows)[1]
+    width, depth = w2.shape[1:]
+    has_tma = _has_tma(arch, w2, tma)
+    activations = TensorDescriptor.from_tensor(h, [blocks.rows, blocks.depth]) if has_tma else h
+    gemm2_kernel[(expert.numel() * ceil_div(width, blocks.cols),)](
+        activations, _weights(w2, blocks, has_tma), h if h_scale is None else h_scale,
+        h if w_scale is None else w_scale, out, expert, totals, depth, width,
+        **_constants(arch, blocks, depth, h_scale, w_scale, has_tma),
+    )  # fmt: skip
+
+
+def launch_combine(rows: torch.Tensor, weights: torch.Tensor, inverse: torch.Tensor, out: torch.Tensor) -> None:
+    """Write `out` [T, H]."""
+    num_tokens, hidden = out.shape
+    if num_tokens == 0:
+        return
+    cols = min(COMBINE_COLS, next_power_of_2(hidden))
+    combine_kernel[(num_tokens, ceil_div(hidden, cols))](
+        rows, weights, inverse, out, hidden, PER_TOKEN=weights.shape[1], COLS=cols, num_warps=4
+    )
+
+
+def _has_tma(arch: Arch, weights: torch.Tensor, wanted: bool | None) -> bool:
+    """TMA wants row pitches that are multiples of 16 bytes."""
+    is_able = weights.shape[2] * weights.element_size() % 16 == 0
+    return is_able and (arch.name == "sm90" if wanted is None else wanted)
+
+
+def _weights(weights: torch.Tensor, blocks: GemmBlocks, has_tma: bool) -> torch.Tensor | TensorDescriptor:
+    flat = weights.view(-1, weights.shape[2])
+    return TensorDescriptor.from_tensor(flat, [blocks.cols, blocks.depth]) if has_tma else flat
+
+
+def _constants(
+    arch: Arch,
+    blocks: GemmBlocks,
+    depth: int,
+    x_scale: torch.Tensor | None,
+    w_scale: torch.Tensor | None,
+    has_tma: bool,
+) -> dict[str, Any]:
+    return {
+        "ROWS": blocks.rows,
+        "COLS": blocks.cols,
+        "DEPTH": blocks.depth,
+        "GROUP": blocks.group,
+        "NUM_XCDS": arch.num_xcds,
+        "SCALES": 1 if x_scale is not None else 2 if w_scale is not None else 0,
+        "EVEN": depth % blocks.depth == 0,
+        "TMA": has_tma,
+        "num_warps": blocks.num_warps,
+        "num_stages": blocks.num_stages,
+    }
