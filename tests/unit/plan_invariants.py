@@ -155,6 +155,6 @@ def nothing_is_cut(world: World, action: Delete) -> None:
     if drain is not None and world.now - drain.since >= timeout:
         return
     for pod in world.pods_of(owner):
-        is_ours = not pod.is_terminating and not world.is_node_lost(pod.node)
+        is_ours = not pod.was_taken and not world.is_node_lost(pod.node)
         if is_ours and pod.is_loaded and (pod.running or pod.leases):
             raise Broken(f"{action.name} is deleted with {pod.running} requests and {pod.leases} leases")

@@ -94,6 +94,8 @@ class Pod:
     finished: int = 0
     stepped_at: float | None = None
     is_stalled: bool = False
+    was_taken: bool = False
+    """Somebody else deleted it."""
 
 
 @dataclass(eq=False)
@@ -264,7 +266,8 @@ class World:
         self._start(pod)
 
     def lose_pod(self, pod: Pod) -> None:
-        """Someone deleted it."""
+        """Somebody deleted it."""
+        pod.was_taken = True
         self._terminate(pod)
 
     def set_node(self, name: str, **fields: Any) -> None:
@@ -571,9 +574,11 @@ class World:
 
 
 def gpu_nodes(number: int, *, gpus: int = 8) -> dict[str, NodeState]:
-    """Healthy nodes n0, n1, ..."""
+    """Healthy nodes n0, n1, ... with MI300X."""
     offered = {"amd.com/gpu": gpus, "amd.com/nic": 8}
-    return {f"n{i}": NodeState(name=f"n{i}", capacity=offered, allocatable=offered) for i in range(number)}
+    labels = {"amd.com/gpu.device-id": "74a1"}
+    names = [f"n{i}" for i in range(number)]
+    return {name: NodeState(name=name, labels=labels, capacity=offered, allocatable=offered) for name in names}
 
 
 def is_settled(world: World) -> bool:
