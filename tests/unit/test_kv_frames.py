@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -135,6 +136,31 @@ def test_too_many_connections_are_closed(server: TcpServer, monkeypatch: pytest.
         receive_message(first, pb.ReadStatus, soon())
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as second:
             assert second.recv(1) == b""
+
+
+class FailingOnce:
+    """Listener whose next `accept` fails, as with too many open files or a peer that is gone before it is accepted."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.has_failed = threading.Event()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if not self.has_failed.is_set():
+            self.has_failed.set()
+            raise OSError(errno.EMFILE, "too many open files")
+        return self._listener.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._listener, name)
+
+
+def test_failed_accept_does_not_close_the_port(server: TcpServer, caplog: pytest.LogCaptureFixture) -> None:
+    server._listener = listener = FailingOnce(server._listener)
+    assert probe(server.port) == probe_pattern(1000)  # by the accept that was under way
+    assert listener.has_failed.wait(10)
+    assert probe(server.port) == probe_pattern(1000)
+    assert "too many open files" in caplog.records[-1].reason
 
 
 def test_close_cuts_idle_connections(server: TcpServer) -> None:

@@ -26,6 +26,7 @@ IDLE_SECONDS = 90.0
 REQUEST_SECONDS = 10.0
 SEND_SECONDS = 60.0
 MAX_CONNECTIONS = 256
+ACCEPT_PAUSE_SECONDS = 0.1  # after a failure that may last
 GATHER_BYTES = 16 << 20  # of a device pool, what is copied to the host at a time
 
 CODES: dict[type[WorkerError], pb.ReadStatus.Code.ValueType] = {
@@ -56,7 +57,7 @@ class TcpServer:
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._sends: dict[StopSignal, Lease] = {}
-        self._is_closed = False
+        self._closed = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
         self._acceptor.start()
 
@@ -70,7 +71,7 @@ class TcpServer:
     def close(self) -> None:
         """Stop accepting, cut every connection, and wait for their threads."""
         with self._lock:
-            self._is_closed = True
+            self._closed.set()
             connections = dict(self._open)
         for sock in (self._listener, *connections):
             with suppress(OSError):
@@ -80,20 +81,21 @@ class TcpServer:
         self._listener.close()
 
     def _accept(self) -> None:
-        while not self._is_closed:
+        while not self._closed.is_set():
             try:
                 sock, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:  # closed; or no file descriptor is left, or the peer is gone already
+                if not self._closed.wait(ACCEPT_PAUSE_SECONDS):
+                    log.warning("data connection not accepted", extra={"reason": str(error)})
+                continue
             thread = threading.Thread(target=self._serve, args=(sock,), name="kv-send", daemon=True)
             with self._lock:
-                is_refused = self._is_closed or len(self._open) >= MAX_CONNECTIONS
+                is_refused = self._closed.is_set() or len(self._open) >= MAX_CONNECTIONS
                 if not is_refused:
                     self._open[sock] = thread
+                    thread.start()  # under the lock: `close` joins what it finds
             if is_refused:
                 sock.close()
-            else:
-                thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
