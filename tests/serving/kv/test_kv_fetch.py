@@ -13,9 +13,10 @@ import pytest
 from proa_proto.v1 import kv_control_pb2 as pb
 from proa_proto.v1 import kv_control_pb2_grpc as pb_grpc
 from proa_workers.core.lease import Outcome, Reader
-from proa_workers.errors import IncompatiblePeer, StaleTransfer, TransferFailed, UnknownTransfer
+from proa_workers.errors import IncompatiblePeer, Saturated, StaleTransfer, TransferFailed, UnknownTransfer
 from proa_workers.kv.layout import KvLayout
 from proa_workers.kv.reader import KvReader
+from proa_workers.serving import kv_control
 
 MakePair = Callable[..., Awaitable[Any]]
 TRANSPORTS = ["shm", "tcp"]
@@ -204,6 +205,28 @@ async def test_many_fetches_at_once(make_pair: MakePair) -> None:
     await asyncio.gather(*(pair.reader.fetch(params, blocks, 0) for params, blocks in fetches))
     assert pair.is_copied(range(64), range(64))
     assert await pair.holder.drained(5)
+
+
+async def test_completions_nobody_reads_are_bounded(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server stops asking for more once the client's window is full, so the bound must hold while it waits."""
+    monkeypatch.setattr(kv_control, "MAX_UNREAD_COMPLETIONS", 3)
+    pair = await make_pair()
+    control = kv_control.KvControl(pair.holder)
+    stream = control.Completions(pb.CompletionsRequest(), SilentContext())
+    first = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    for block in range(20):
+        await pair.reader.release(pair.offer([block]))
+    await first
+    assert stream.ag_frame.f_locals["ended"].qsize() <= 4
+    with pytest.raises(Saturated, match="subscribe again"):
+        await anext(stream)
+    assert not pair.holder._listeners
+
+
+class SilentContext:
+    async def send_initial_metadata(self, metadata: object) -> None:
+        pass
 
 
 async def test_completions_stream(make_pair: MakePair) -> None:

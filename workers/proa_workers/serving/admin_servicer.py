@@ -55,7 +55,7 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         if request.role not in names:
             raise InvalidRequest("role must be PREFILL, DECODE or BOTH")
         if self._worker.streams or (self._worker.is_loaded and self._worker.holder.num_leases):
-            raise Saturated("requests or leases are open: drain the worker first")
+            raise Saturated("requests or leases are open: take the worker out of the gateway and wait until it is idle")
         self._worker.role = names[request.role]
         return pb.SetRoleReply(role=request.role)
 

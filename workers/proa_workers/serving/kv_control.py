@@ -74,7 +74,12 @@ class KvControl(pb_grpc.KvControlServicer):
         """Endings from the initial metadata on; a client that falls far behind is cut off (Saturated)."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Queue[Lease] = asyncio.Queue()
-        with self._holder.listening(lambda lease: loop.call_soon_threadsafe(ended.put_nowait, lease)):
+
+        def note(lease: Lease) -> None:
+            if ended.qsize() <= MAX_UNREAD_COMPLETIONS:
+                ended.put_nowait(lease)
+
+        with self._holder.listening(lambda lease: loop.call_soon_threadsafe(note, lease)):
             await context.send_initial_metadata(())
             while ended.qsize() <= MAX_UNREAD_COMPLETIONS:
                 lease = await ended.get()

@@ -103,7 +103,7 @@ class _Clock:
         metrics.e2e.observe(now - self._seq.arrived_at)
         num_output = len(self._seq.row.output_ids)
         metrics.output_length.observe(num_output)
-        if self._seq.is_hand_off:
+        if self._seq.is_hand_off and finish.reason == "length":
             self._count_prompt(metrics)
         if num_output > 1:
             metrics.decode.observe(self._last - self._first)

@@ -18,7 +18,7 @@ from proa_workers.core.outcome import Outcome
 from proa_workers.core.scheduler import Fetch
 from proa_workers.engine.base import Engine
 from proa_workers.engine.loop import EngineLoop, Report
-from proa_workers.errors import Draining, TransferFailed, WorkerError
+from proa_workers.errors import Draining, Saturated, TransferFailed, WorkerError
 from proa_workers.kv.handoff import HandOff
 from proa_workers.kv.holder import KvHolder
 from proa_workers.kv.reader import KvReader
@@ -118,7 +118,14 @@ class Worker(LoadSource):
         try:
             future = asyncio.wrap_future(self.loop.submit(stream.seqs))
             await asyncio.wait_for(future, SUBMIT_TIMEOUT_SECONDS)
-        except BaseException:
+        except TimeoutError:
+            self.loop.abort(stream.key)  # it may be queued just now
+            self._refuse(stream)
+            raise Saturated("the engine computes one step for too long: retry on another worker") from None
+        except WorkerError:
+            self._refuse(stream)
+            raise
+        except asyncio.CancelledError:
             await self.close(stream)
             raise
 
@@ -128,8 +135,15 @@ class Worker(LoadSource):
             return
         if stream.num_open:
             self.loop.abort(stream.key)
+        for _ in range(stream.num_open):
+            self.metrics.finished("abort")  # its client has left, so no report will find the stream
         if stream.fetch_task is not None:
             stream.fetch_task.cancel()
+        self._release(stream)
+
+    def _refuse(self, stream: Stream) -> None:
+        """Forget a request of which nothing was queued."""
+        del self.streams[stream.key]
         self._release(stream)
 
     def abort(self, request_id: str) -> None:
@@ -177,7 +191,8 @@ class Worker(LoadSource):
     def _deliver(self, outcome: Outcome, now: float) -> None:
         stream = self.streams.get(outcome.seq.request_id)
         if stream is None:
-            self.loop.unpin(outcome.pinned)  # the client left between the last step and this report
+            if outcome.pinned:
+                self.loop.unpin(outcome.pinned)  # the client left between the last step and this report
             return
         if outcome.sampled is not None:
             self._release(stream)  # everything was cached here: the peer's blocks were not needed

@@ -1,0 +1,84 @@
+"""How a request opens and leaves a worker, and what the metrics say of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+from proa_workers.core.outcome import Finish, Outcome
+from proa_workers.core.params import SamplingParams
+from proa_workers.core.plan import SampleRow
+from proa_workers.core.sequence import Sequence
+from proa_workers.errors import Saturated
+from proa_workers.metrics import Metrics
+from proa_workers.serving import worker as worker_module
+from proa_workers.serving.stream import Stream
+from proa_workers.serving.worker import Worker
+from proa_workers.settings import parse_settings
+
+
+class LoopDouble:
+    """Answers `submit` with `answer`; None never answers."""
+
+    def __init__(self, answer: Exception | bool | None) -> None:
+        self._answer = answer
+        self.aborted: list[str] = []
+
+    def submit(self, seqs: list[Sequence]) -> Future[None]:
+        future: Future[None] = Future()
+        if isinstance(self._answer, Exception):
+            future.set_exception(self._answer)
+        elif self._answer:
+            future.set_result(None)
+        return future
+
+    def abort(self, key: str) -> None:
+        self.aborted.append(key)
+
+
+def make(answer: Exception | bool | None, **fields: object) -> tuple[Worker, Stream]:
+    worker = Worker(parse_settings(["--model", "m"], {}), Metrics("m"))
+    worker.loop = LoopDouble(answer)
+    worker.phase = worker_module.admin_pb.Phase.SERVING
+    row = SampleRow(params=SamplingParams(max_tokens=1), seed=0, prompt_ids=[1, 2], output_ids=[], eos_token_ids=())
+    seqs = [Sequence(seq_id=i, request_id="r#1", row=row, index=i, **fields) for i in range(2)]
+    return worker, Stream("r#1", seqs, None)
+
+
+def count(worker: Worker, name: str, **labels: str) -> float:
+    return worker.metrics.registry.get_sample_value(name, {"model_name": "m", "engine": "0", **labels}) or 0.0
+
+
+def count_aborts(worker: Worker) -> float:
+    return count(worker, "vllm:request_success_total", finished_reason="abort")
+
+
+async def test_client_that_leaves_is_counted_as_abort_once_an_output() -> None:
+    worker, stream = make(True)
+    await worker.open(stream)
+    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason="stop")), 1.0, worker.metrics, None)
+    await worker.close(stream)
+    await worker.close(stream)
+    assert (worker.loop.aborted, count_aborts(worker), worker.streams) == (["r#1"], 1.0, {})
+
+
+async def test_refused_request_is_no_abort() -> None:
+    worker, stream = make(Saturated("full"))
+    with pytest.raises(Saturated, match="full"):
+        await worker.open(stream)
+    assert (worker.loop.aborted, count_aborts(worker), worker.streams) == ([], 0.0, {})
+
+
+async def test_engine_that_takes_no_request_in_time_is_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "SUBMIT_TIMEOUT_SECONDS", 0.01)
+    worker, stream = make(None)
+    with pytest.raises(Saturated, match="retry on another worker"):
+        await worker.open(stream)
+    assert worker.streams == {}
+
+
+@pytest.mark.parametrize(("reason", "num_counted"), [("length", 2.0), ("abort", 0.0), ("error", 0.0)])
+async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: float) -> None:
+    worker, stream = make(True, is_hand_off=True)
+    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason=reason)), 1.0, worker.metrics, None)
+    assert count(worker, "vllm:prompt_tokens_total") == num_counted
