@@ -132,7 +132,8 @@ def is_foreign(world: World, revision: str) -> bool:
 def decode_outlasts_prefill(world: World, action: Route) -> None:
     owner = world.sets[world.pods[action.pod].set_name]
     is_paired = world.revisions[owner.revision].spec.topology is Topology.DISAGGREGATED
-    if owner.role is not Role.DECODE or not is_paired or not world.pods[action.pod].is_loaded:
+    is_whole = sum(pod.is_loaded and not pod.is_terminating for pod in world.pods_of(owner)) == owner.num_pods
+    if owner.role is not Role.DECODE or not is_paired or not is_whole:
         return
     leaders = [
         (world.sets[pod.set_name], pod)

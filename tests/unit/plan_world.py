@@ -596,7 +596,8 @@ def settled_at(world: World, revision: str, wanted: dict[Role, int]) -> bool:
     have = dict.fromkeys(wanted, 0)
     for owner in world.sets.values():
         pods = world.pods_of(owner)
-        is_serving = len(pods) == owner.num_pods and all(pod.is_routable and pod.is_loaded for pod in pods)
+        serving = [pod for pod in pods if pod.is_routable and pod.is_loaded and not pod.is_terminating]
+        is_serving = len(serving) == owner.num_pods
         if owner.revision != revision or owner.is_deleting or not is_serving or owner.memo.drain is not None:
             return False
         have[owner.role] = have.get(owner.role, 0) + 1
