@@ -64,10 +64,10 @@ def compile_case(case: Case, arch: Arch) -> Resources:
         target=GPUTarget("hip", arch.name, arch.wave_size),
         options={"num_warps": case.num_warps, "num_stages": case.num_stages},
     )
-    return read_assembly(compiled.asm["amdgcn"], compiled.metadata.shared, case.num_warps)
+    return read_assembly(compiled.asm["amdgcn"], compiled.metadata.shared)
 
 
-def read_assembly(text: str, lds_bytes: int, num_warps: int) -> Resources:
+def read_assembly(text: str, lds_bytes: int) -> Resources:
     """LDS is allocated at launch by Triton's runtime, so its size comes from the compiler's metadata instead."""
     vgpr = _directive(text, r"\.vgpr_count:")
     return Resources(

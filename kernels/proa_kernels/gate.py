@@ -87,7 +87,7 @@ def gate_ref(
 
 
 def _keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
-    grouped = choice_TE.view(choice_TE.shape[0], spec.num_groups, -1)
+    grouped = choice_TE.view(choice_TE.shape[0], spec.num_groups, choice_TE.shape[1] // spec.num_groups)
     best = grouped.sort(dim=-1, descending=True).values
     rating_TG = best[..., 0] if spec.group_score == "max" else best[..., 0] + best[..., 1]
     kept = rating_TG.sort(dim=-1, descending=True, stable=True).indices[:, : spec.top_groups]

@@ -71,3 +71,20 @@ class Guarded:
 def is_poison(tensor: torch.Tensor) -> torch.Tensor:
     """Where `tensor` still holds what `poison_` wrote."""
     return tensor.isnan() if tensor.is_floating_point() else tensor == INT_POISON
+
+
+def alignment_faults(out: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...], block_rows: int) -> list[str]:
+    """What differs from `align_ref` in the outputs of `launch_align`, poisoned before; empty when all is right.
+
+    The order is stable, so there is one right answer; past the padded total nothing may have been written.
+    """
+    names = ("rows", "block experts", "totals", "inverse", "counts")
+    total = int(reference[2][0])
+    ends = (total, total // block_rows, *(None,) * 3)
+    faults = []
+    for name, end, ours, theirs in zip(names, ends, out, reference, strict=True):
+        if not torch.equal(ours[:end].cpu(), theirs[:end].cpu()):
+            faults.append(name)
+        if end is not None and not bool(is_poison(ours[end:]).all()):
+            faults.append(f"{name} past the end")
+    return faults
