@@ -65,9 +65,8 @@ def test_products(tokens, per_token, num_experts, hidden, width, has_one_expert,
     x = random(tokens, hidden).half()
     w13 = (random(num_experts, 2 * width, hidden, seed=1) / hidden**0.5).half()
     w2 = (random(num_experts, hidden, width, seed=2) / width**0.5).half()
-    hidden_ref = gemm1_ref(
-        x, w13, alignment.rows_R, alignment.expert_B, alignment.totals_2, ROWS, per_token, None, None
-    )
+    blocks = (alignment.expert_B, alignment.totals_2, ROWS)
+    hidden_ref = gemm1_ref(x, w13, alignment.rows_R, *blocks, per_token, None, None)
     check(run_gemm1(x, w13, alignment, per_token, tma=tma), hidden_ref, alignment, hidden)
     rows_ref = gemm2_ref(hidden_ref, w2, *blocks, None, None)
     check(run_gemm2(hidden_ref, w2, alignment, tma=tma), rows_ref, alignment, width)
