@@ -132,6 +132,10 @@ class World:
     period: float = 15.0
     """Longest time between two plans, as the shell's ticker has it."""
     watchers: list[Watcher] = field(default_factory=list)
+    neighbours: list[World] = field(default_factory=list)
+    """Other services on the same nodes."""
+    unschedulable: set[str] = field(default_factory=set)
+    """Names of pods that the scheduler refuses for a reason that the operator cannot see."""
     die_at: int | None = None
     """The operator is killed in place of this action, and starts again."""
 
@@ -196,6 +200,11 @@ class World:
             revisions=tuple(replace(known, spec=self._with_present(known)) for known in self.revisions.values()),
             groups=tuple(self._group(owner) for owner in self.sets.values()),
             nodes=self._node_view(),
+            unbound_pods=sum(
+                not pod.is_gated and not pod.node and pod.unschedulable_since is None
+                for world in self.neighbours
+                for pod in world.pods.values()
+            ),
             job=self.job,
             gateway=self.gateway,
             present=frozenset(self.present),
@@ -322,6 +331,8 @@ class World:
         self._start(pod)
 
     def _place(self, owner: Set, pod: Pod) -> str | None:
+        if pod.name in self.unschedulable:
+            return None
         if self.nodes is None:
             return f"anywhere-{pod.name}"
         avoid = self._avoid.get(owner.name, ())
@@ -567,9 +578,10 @@ class World:
         if self.nodes is None:
             return None
         used: dict[str, int] = dict.fromkeys(self.nodes, 0)
-        for pod in self.pods.values():
-            if pod.node in used:
-                used[pod.node] += self.sets[pod.set_name].gpus
+        for world in (self, *self.neighbours):
+            for pod in world.pods.values():
+                if pod.node in used:
+                    used[pod.node] += world.sets[pod.set_name].gpus
         return {name: replace(node, used={"amd.com/gpu": used[name]}) for name, node in self.nodes.items()}
 
 

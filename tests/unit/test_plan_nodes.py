@@ -111,7 +111,7 @@ def test_no_room_elsewhere_is_said_and_the_group_goes_on() -> None:
     assert pod_of(world, Role.PREFILL).is_routable
     found = {condition["type"]: condition for condition in world.status["conditions"]}
     assert found["CapacityAvailable"]["reason"] == "NoNodeFits"
-    assert "needs 1 healthy nodes with 8 free amd.com/gpu" in found["CapacityAvailable"]["message"]
+    assert "needs a healthy node with 8 free amd.com/gpu" in found["CapacityAvailable"]["message"]
     assert found["Degraded"]["reason"] == "NodeUnhealthy"
 
 

@@ -173,7 +173,8 @@ def _capacity_available(situation: Situation) -> Condition:
     if not waiting:
         return _condition("CapacityAvailable", False, "Unschedulable", f"pod {unbound[0]} finds no node: {text}")
     first = waiting[0].group
-    message = f"group {first.name} needs {first.num_pods} healthy nodes with {need} for each pod: {text}"
+    number = f"{first.num_pods} healthy nodes" if first.num_pods > 1 else "a healthy node"
+    message = f"group {first.name} needs {number} with {need} for each pod: {text}"
     return _condition("CapacityAvailable", False, "NoNodeFits", message)
 
 

@@ -58,7 +58,8 @@ def short_of_room(situation: Situation) -> list[Standing]:
     return [
         standing
         for standing in waiting
-        if (room := rooms.get(standing.group.revision)) is not None and not room.has(standing.group.num_pods)
+        if (room := rooms.get(standing.group.revision)) is not None
+        and not room.has(*_sizes(situation, standing, waiting))
     ]
 
 

@@ -1,0 +1,140 @@
+"""Groups start whole or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from proa_operator.names import Role
+from proa_operator.plan.actions import Remember, Ungate
+from proa_operator.plan.memo import Why
+from proa_operator.plan.state import JobState
+
+from tests.unit.plan_fakes import service
+from tests.unit.plan_invariants import Invariants
+from tests.unit.plan_world import World, gpu_nodes, is_settled
+
+
+def wide(*, prefill_nodes: int = 2, decode_nodes: int = 3, **fields: Any) -> Any:
+    return service(
+        prefill=1,
+        decode=1,
+        accelerator={"product": "MI300X", "gpusPerPod": 8},
+        pools={
+            "prefill": {"nodesPerGroup": prefill_nodes, "parallelism": {"dp": 8 * prefill_nodes}},
+            "decode": {"nodesPerGroup": decode_nodes, "parallelism": {"dp": 8 * decode_nodes}},
+        },
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 3, 4])
+def test_nothing_starts_until_a_whole_pair_fits(num_nodes: int) -> None:
+    world = World(wide(), nodes=gpu_nodes(num_nodes), watchers=[Invariants()])
+    world.run(200)
+    assert len(world.pods) == 5
+    assert all(pod.is_gated for pod in world.pods.values())
+    assert not world.plan().actions
+    capacity = next(found for found in world.status["conditions"] if found["type"] == "CapacityAvailable")
+    assert capacity["status"] == "False"
+    assert world.nodes is not None
+    world.nodes.update(gpu_nodes(5))
+    assert world.run(100, until=lambda: is_settled(world))
+
+
+def test_all_pods_of_a_group_are_ungated_in_one_action() -> None:
+    world = World(wide(), nodes=gpu_nodes(5))
+    assert world.run(100, until=lambda: is_settled(world))
+    assert sorted(len(action.pods) for action in world.log if isinstance(action, Ungate)) == [2, 3]
+
+
+def test_an_interrupted_ungating_is_finished() -> None:
+    world = World(wide(), nodes=gpu_nodes(5))
+    world.run(100, until=lambda: any(isinstance(action, Ungate) for action in world.log))
+    for pod in list(world.pods.values())[::2]:
+        pod.is_gated, pod.node, pod.is_loaded = True, "", False
+    assert world.run(200, until=lambda: is_settled(world))
+
+
+def test_a_partly_bound_group_gives_its_nodes_back() -> None:
+    world = World(wide(), nodes=gpu_nodes(5), watchers=[Invariants()])
+    world.run(100, until=lambda: any(isinstance(action, Ungate) for action in world.log))
+    stuck = next(name for name in world.pods if "decode" in name and name.endswith("-2"))
+    world.unschedulable.add(stuck)
+    begun = world.now
+    assert world.run(60, until=lambda: restarted(world, Why.UNSCHEDULABLE))
+    world.run(4)
+    assert world.now - begun < 30
+    assert not any(pod.node for pod in world.pods.values() if "decode" in pod.name)
+    world.unschedulable.clear()
+    assert world.run(200, until=lambda: is_settled(world))
+
+
+def restarted(world: World, why: Why) -> bool:
+    memos = [action.memo for action in world.log if isinstance(action, Remember)]
+    return any(memo.restart is not None and memo.restart.why is why for memo in memos)
+
+
+def test_without_a_view_of_nodes_the_scheduler_decides() -> None:
+    world = World(wide())
+    assert world.run(100, until=lambda: is_settled(world))
+    kinds = {found["type"]: found["status"] for found in world.status["conditions"]}
+    assert kinds["NodeViewUnavailable"] == "True"
+
+
+def test_services_contend_and_no_partial_group_holds_devices() -> None:
+    """12 services of 5 nodes each want 60 nodes and find 24: each pod that is let through finds a node at once."""
+    nodes = gpu_nodes(24)
+    worlds = [World(wide(), nodes=nodes, seed=seed) for seed in range(12)]
+    for world in worlds:
+        world.neighbours = [other for other in worlds if other is not world]
+    for _ in range(60):
+        for world in worlds:
+            world.run(1.0)
+            assert_whole(world)
+    served = sum(is_settled(world) for world in worlds)
+    assert served == 4
+    held = sum(bool(pod.node) for world in worlds for pod in world.pods.values())
+    assert held == 20
+
+
+def assert_whole(world: World) -> None:
+    for owner in world.sets.values():
+        pods = world.pods_of(owner)
+        waiting = sum(not pod.is_gated and not pod.node and world.now - pod.created_at > 30 for pod in pods)
+        assert not waiting, f"{owner.name} is only partly bound"
+
+
+def test_pods_stay_gated_while_the_model_is_on_its_way() -> None:
+    world = World(wide(model="hf://org/model"), nodes=gpu_nodes(5))
+    world.run(60)
+    assert world.pods
+    assert all(pod.is_gated for pod in world.pods.values())
+    ready = next(found for found in world.status["conditions"] if found["type"] == "ModelReady")
+    assert (ready["status"], ready["reason"]) == ("False", "Downloading")
+    world.job = JobState(is_done=True, bytes_done=100, bytes_total=100)
+    assert world.run(100, until=lambda: is_settled(world))
+
+
+def test_a_failed_download_says_what_to_do() -> None:
+    world = World(wide(model="hf://org/model"), nodes=gpu_nodes(5))
+    world.run(5)
+    world.job = JobState(failed="hf://org/model asks for a token: set model.tokenSecretRef")
+    world.run(5)
+    found = {condition["type"]: condition for condition in world.status["conditions"]}
+    assert found["ModelReady"]["reason"] == found["Degraded"]["reason"] == "DownloadFailed"
+    assert "tokenSecretRef" in found["Degraded"]["message"]
+
+
+def test_one_domain_holds_the_whole_group() -> None:
+    nodes = gpu_nodes(6)
+    racks = {name: {**node.labels, "rack": str(number // 2)} for number, (name, node) in enumerate(nodes.items())}
+    world = World(wide(prefill_nodes=2, decode_nodes=3, placement={"topologyKey": "rack"}), nodes=nodes)
+    for name, labels in racks.items():
+        world.set_node(name, labels=labels)
+    world.run(30)
+    assert all(pod.is_gated for pod in world.pods.values()), "no rack has three nodes"
+    for name, labels in racks.items():
+        world.set_node(name, labels={**labels, "rack": "0"})
+    assert world.run(100, until=lambda: is_settled(world))
+    assert {owner.role for owner in world.sets.values()} == set(Role)

@@ -1,0 +1,108 @@
+"""Aggregated and Disaggregated: what each can carry, and the change from one to the other under load."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from proa_operator.api.service import Topology
+from proa_operator.names import Role
+from proa_operator.plan import topology
+from proa_operator.plan.actions import Action, Probe
+
+from tests.unit.plan_fakes import service
+from tests.unit.plan_invariants import Broken, Invariants
+from tests.unit.plan_world import World, is_settled
+
+P, D = Role.PREFILL, Role.DECODE
+AGGREGATED, DISAGGREGATED = Topology.AGGREGATED, Topology.DISAGGREGATED
+
+
+@pytest.mark.parametrize(
+    ("kind", "have", "desired", "wanted"),
+    [
+        (DISAGGREGATED, {P: 3, D: 2}, {P: 3, D: 2}, Fraction(1)),
+        (DISAGGREGATED, {P: 3, D: 1}, {P: 3, D: 2}, Fraction(1, 2)),
+        (DISAGGREGATED, {P: 1, D: 2}, {P: 3, D: 2}, Fraction(1, 3)),
+        (DISAGGREGATED, {P: 6, D: 4}, {P: 3, D: 2}, Fraction(2)),
+        (DISAGGREGATED, {P: 3}, {P: 3, D: 2}, Fraction(0)),
+        (DISAGGREGATED, {P: 3, D: 2}, {P: 0, D: 0}, Fraction(0)),
+        (AGGREGATED, {D: 2}, {D: 4}, Fraction(1, 2)),
+        (AGGREGATED, {P: 1, D: 2}, {P: 2, D: 2}, Fraction(3, 4)),
+        (AGGREGATED, {}, {}, Fraction(0)),
+    ],
+)
+def test_capacity(kind: Topology, have: dict[Role, int], desired: dict[Role, int], wanted: Fraction) -> None:
+    assert topology.capacity(kind, have, desired) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "desired", "lost", "wanted"),
+    [
+        (DISAGGREGATED, {P: 4, D: 2}, 0, Fraction(1)),
+        (DISAGGREGATED, {P: 4, D: 2}, 1, Fraction(1, 2)),
+        (DISAGGREGATED, {P: 1, D: 1}, 1, Fraction(0)),
+        (AGGREGATED, {P: 1, D: 3}, 1, Fraction(3, 4)),
+    ],
+)
+def test_floor(kind: Topology, desired: dict[Role, int], lost: int, wanted: Fraction) -> None:
+    assert topology.floor(kind, desired, lost) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ready", "wanted"),
+    [
+        ({P: 3, D: 2}, {P: 3, D: 2}),
+        ({P: 3, D: 1}, {P: 2, D: 1}),
+        ({P: 1, D: 2}, {P: 1, D: 1}),
+        ({P: 3, D: 0}, {P: 0, D: 0}),
+    ],
+)
+def test_matched_numbers_of_three_to_two(ready: dict[Role, int], wanted: dict[Role, int]) -> None:
+    assert topology.matched(DISAGGREGATED, ready, {P: 3, D: 2}) == wanted
+
+
+def aggregated(decode: int, *, prefill: int | None = None, **fields: Any) -> Any:
+    return service(prefill=prefill, decode=decode, topology="Aggregated", **fields)
+
+
+CHANGES = {
+    "one pool to two": (aggregated(4), service(prefill=2, decode=2)),
+    "two pools to one": (service(prefill=2, decode=2), aggregated(4)),
+    "same pools, both ways of use": (service(prefill=2, decode=2), aggregated(2, prefill=2)),
+    "same pools, back": (aggregated(2, prefill=2), service(prefill=2, decode=2)),
+    "to odd numbers": (service(prefill=3, decode=1), aggregated(5)),
+    "from odd numbers": (aggregated(3), service(prefill=1, decode=2)),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=CHANGES)
+def test_change_under_load(before: Any, after: Any) -> None:
+    world = World(before, watchers=[Invariants(), gateway_has_workers])
+    assert world.run(600, until=lambda: is_settled(world))
+    world.change(after)
+    assert world.run(3000, until=lambda: is_settled(world))
+    world.run(60)
+    assert not world.plan().actions
+    assert world.gateway is not None
+    assert world.gateway.topology is after.spec.topology
+    assert ("WorkerPool", "s-prefill") in world.present or after.spec.pools.prefill is None
+
+
+def gateway_has_workers(world: World, action: Action | None) -> None:
+    """Once it has served, every generation of the gateway that still runs finds workers of its topology."""
+    if action is None or world.gateway is None or not any(owner.has_served for owner in world.sets.values()):
+        return
+    kinds = {world.gateway.topology} if world.gateway.is_rolled else set()
+    for kind in kinds:
+        if not any(
+            pod.is_routable and world.revisions[pod.protocol].spec.topology is kind for pod in world.pods.values()
+        ):
+            raise Broken(f"after {action} the {kind} gateway has no worker")
+
+
+def test_aggregated_needs_no_probe() -> None:
+    world = World(aggregated(2))
+    assert world.run(600, until=lambda: is_settled(world))
+    assert not any(isinstance(action, Probe) for action in world.log)
