@@ -292,7 +292,8 @@ class World:
         return owner.gpus
 
     def pods_of(self, owner: Set) -> list[Pod]:
-        return [pod for pod in self.pods.values() if pod.set_name == owner.name]
+        names = (f"{owner.name}-{ordinal}" for ordinal in range(owner.num_pods))
+        return [self.pods[name] for name in names if name in self.pods]
 
     def behaviour(self, owner: Set) -> Behaviour:
         return self.behaviours.get(self.revisions[owner.revision].spec.model.uri, Behaviour())

@@ -136,7 +136,8 @@ def _growing(situation: Situation) -> str:
 
     Two can always hand capacity over, one pair or one surplus group at a time. Three can lock each other: with 5:3
     groups wanted and a surge of 1, revisions of 2:2, 2:1 and 2:1 leave no group that may go and no room for another.
-    So a target that finds two others serving waits until the larger of them has taken the smaller one's place.
+    So a target that finds two others serving waits until one of them has taken the other's place: the one that is known
+    to be good, for a change of mind midway often means that the new one is not; else the larger.
     """
     counted: dict[str, list[Standing]] = {}
     for standing in situation.standings:
@@ -144,8 +145,13 @@ def _growing(situation: Situation) -> str:
             counted.setdefault(standing.group.revision, []).append(standing)
     if len(counted.keys() - {situation.target}) < 2:
         return situation.target
-    numbers = {known.name: known.number for known in situation.observed.revisions}
-    return max(counted, key=lambda name: (situation.capacity(counted[name]), numbers.get(name, 0)))
+
+    def merit(name: str) -> tuple[bool, Fraction, int]:
+        known = situation.revision(name)
+        is_good = known is not None and known.available_at is not None and not known.failed
+        return is_good, situation.capacity(counted[name]), known.number if known is not None else 0
+
+    return max(counted, key=merit)
 
 
 def _asked(observed: Observed, renderer: Renderer) -> str:
