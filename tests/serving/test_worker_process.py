@@ -215,6 +215,12 @@ def test_reflection_lists_the_engine(worker) -> None:
     assert {"vllm.grpc.engine.VllmEngine", "grpc.health.v1.Health"} <= names
 
 
+def test_health_can_be_watched(worker) -> None:
+    watch = worker.health.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+
+
 def test_role_changes_only_at_rest(worker) -> None:
     call = worker.generate("busy", 5, 6, 7, max_tokens=3000)
     next(call)

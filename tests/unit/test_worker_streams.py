@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 
 import pytest
@@ -12,6 +13,7 @@ from proa_workers.core.sequence import Sequence
 from proa_workers.errors import Saturated
 from proa_workers.metrics import Metrics
 from proa_workers.serving import worker as worker_module
+from proa_workers.serving.interceptor import _typed_stream
 from proa_workers.serving.stream import Stream
 from proa_workers.serving.worker import Worker
 from proa_workers.settings import parse_settings
@@ -82,3 +84,21 @@ async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: f
     worker, stream = make(True, is_hand_off=True)
     stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason=reason)), 1.0, worker.metrics, None)
     assert count(worker, "vllm:prompt_tokens_total") == num_counted
+
+
+async def test_closing_a_call_closes_the_request_below_it_at_once() -> None:
+    """Not when the garbage collector comes by: until then the request would run and hold its blocks."""
+    is_closed = False
+
+    async def behavior(request: object, context: object) -> AsyncIterator[int]:
+        nonlocal is_closed
+        try:
+            yield 1
+            yield 2
+        finally:
+            is_closed = True
+
+    call = _typed_stream(behavior)(None, None)
+    assert await anext(call) == 1
+    await call.aclose()
+    assert is_closed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from itertools import count
 
 from smg_grpc_proto import vllm_engine_pb2 as pb
@@ -25,7 +25,7 @@ SEED_STEP = 0x9E3779B97F4A7C15  # golden-ratio stride: the n outputs of one seed
 SEED_MASK = 2**63 - 1
 
 
-async def generate(worker: Worker, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
+async def generate(worker: Worker, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
     """Serve one request; leaves nothing behind however it ends. Raises the typed errors of `Worker.open`."""
     worker.check_open()
     stream = await _prepare(worker, request)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -29,9 +31,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 _typed_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
             )
-        if handler.unary_stream is not None:
+        if (behavior := handler.unary_stream) is not None:
+            # Health's Watch is a coroutine that writes to its context, and not a generator.
+            typed = _typed_unary if inspect.iscoroutinefunction(behavior) else _typed_stream
             return grpc.unary_stream_rpc_method_handler(
-                _typed_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                typed(behavior), handler.request_deserializer, handler.response_serializer
             )
         return handler  # stream requests: reflection only
 
@@ -53,8 +57,9 @@ def _typed_unary(behavior: Any) -> Any:
 def _typed_stream(behavior: Any) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for response in behavior(request, context):
-                yield response
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except WorkerError as error:
             await _answer(context, error)
         except (grpc.aio.AbortError, grpc.RpcError):
