@@ -8,7 +8,10 @@ from testbed.build import CONTROL_PLANE, build
 from testbed.cluster import Cluster
 from testbed.control_plane import run_folder
 from testbed.errors import BedError
+from testbed.images.images import images
+from testbed.node.containerd import Containerd
 from testbed.node.node import NodeCluster
+from testbed.progress import say
 from testbed.tiers import why_not
 from testbed.undo import tear_down
 
@@ -16,10 +19,12 @@ NAME = "cluster"
 
 
 def up() -> Cluster:
-    """The running cluster, started when it is not there; what is left of a broken one is removed first."""
+    """The running cluster with the checkout's images, started when it is not there or no longer answers."""
     run = run_folder(NAME)
     running = Cluster(kubeconfig=run / "admin.kubeconfig", programs=build(CONTROL_PLANE), run=run)
     if run.exists() and running.tried("kubectl", "get", "--raw=/readyz", "--request-timeout=5s").returncode == 0:
+        if Containerd(run).load(images()):
+            say("newer images loaded; running pods keep theirs until they are deleted")
         return running
     tear_down(run)
     bed = NodeCluster(name=NAME, is_kept=True)

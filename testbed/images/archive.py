@@ -27,20 +27,36 @@ class Image:
     environment: tuple[str, ...] = ()
 
 
-def write_archive(image: Image, path: Path) -> Path:
-    """Write `image` to the file `path`."""
-    config = _config(image)
-    config_name = hashlib.sha256(config).hexdigest() + ".json"
-    layers = [f"{layer.digest.partition(':')[2]}.tar" for layer in image.layers]
-    manifest = [{"Config": config_name, "RepoTags": [image.name], "Layers": layers}]
+def write_archive(images: Sequence[Image], path: Path) -> Path:
+    """Write `images` to one file, each layer once however many images share it."""
+    configs = [_config(image) for image in images]
+    entries = [_manifest_entry(image, config) for image, config in zip(images, configs, strict=True)]
     with tarfile.open(path, "w") as archive:
-        for name, layer in zip(layers, image.layers, strict=True):
-            archive.add(layer.path, arcname=name)
-        for name, content in ((config_name, config), ("manifest.json", json.dumps(manifest).encode())):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+        for layer in dict.fromkeys(layer for image in images for layer in image.layers):
+            archive.add(layer.path, arcname=_layer_name(layer))
+        for config in configs:
+            _add(archive, _config_name(config), config)
+        _add(archive, "manifest.json", json.dumps(entries).encode())
     return path
+
+
+def _manifest_entry(image: Image, config: bytes) -> dict[str, object]:
+    layers = [_layer_name(layer) for layer in image.layers]
+    return {"Config": _config_name(config), "RepoTags": [image.name], "Layers": layers}
+
+
+def _layer_name(layer: Layer) -> str:
+    return f"{layer.digest.partition(':')[2]}.tar"
+
+
+def _config_name(config: bytes) -> str:
+    return hashlib.sha256(config).hexdigest() + ".json"
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
 
 
 def _config(image: Image) -> bytes:

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 
 from testbed.build import programs_folder
 from testbed.images import roots
-from testbed.images.archive import Image, write_archive
+from testbed.images.archive import Image
 from testbed.images.closure import closure, extra_requirements
-from testbed.images.layer import Layer, copy, layer
+from testbed.images.layer import Layer, copy, layer, prune
 from testbed.store import CHECKOUT, SOURCES, key_of
 
 PAUSE = "localhost/pause:bed"
@@ -24,25 +24,25 @@ RECIPE = ("roots.py", "layer.py")
 UNBUFFERED = ("PYTHONUNBUFFERED=1",)
 
 
-def write_images(folder: Path) -> list[Path]:
-    """Archives of all images below `folder`, from the checkout as it is now.
+def images() -> list[Image]:
+    """All images of the checkout as it is now; layers that the cache lacks are built.
 
     The native image is the sim image that looks for torch where the node mounts it into every container (TORCH_MOUNT):
     a copy of torch would be gigabytes. Without torch in this environment there is no native image.
     """
+    prune()
     base, source = _base(), _source()
     sim = _distributions(extra_requirements("workers", without=("torch",)))
     operator = _distributions(extra_requirements("operator"))
-    images = [
+    found = [
         Image(name=PAUSE, layers=(_pause(),), command=("/pause",), user="65535"),
         _python_image(SIM, (base, sim, source), "proa-worker"),
         _python_image(OPERATOR, (base, operator, source), "proa"),
     ]
     if torch_folder() is not None:
         pointer = layer(f"torch-{_recipe_key(sys.base_prefix)}", roots.torch_pointer_root)
-        images.append(_python_image(NATIVE, (base, sim, source, pointer), "proa-worker"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_archive(image, folder / f"{number}.tar") for number, image in enumerate(images)]
+        found.append(_python_image(NATIVE, (base, sim, source, pointer), "proa-worker"))
+    return found
 
 
 def torch_folder() -> Path | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import compileall
 import hashlib
+import os
 import py_compile
 import shutil
 import stat
 import tarfile
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from testbed.errors import BedError
 from testbed.store import cache_root, exclusively
 
 BUILD_SECONDS = 600.0
+KEPT_DAYS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,17 @@ def layer(key: str, fill: Callable[[Path], None]) -> Layer:
                 fill(root)
                 _pack(root, partial)
                 partial.rename(path)
+        os.utime(path)
     with path.open("rb") as content:
         return Layer(path=path, digest="sha256:" + hashlib.file_digest(content, "sha256").hexdigest())
+
+
+def prune() -> None:
+    """Remove layers that no bed has used for `KEPT_DAYS`: every change of the checkout makes a new one."""
+    oldest = time.time() - KEPT_DAYS * 86400
+    for path in (cache_root() / "layers").glob("*.tar"):
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def copy(source: Path, root: Path, target: str | Path = "") -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 from testbed.daemons import Daemons
 from testbed.errors import BedError
+from testbed.images.archive import Image, write_archive
 from testbed.journal import note
 from testbed.node.files import base_spec, containerd_config, pod_network
 from testbed.node.network import Slot
@@ -17,12 +17,16 @@ IMPORT_SECONDS = 300.0
 
 
 class Containerd:
-    """Started in the bed's namespace, so that the pods' links end there."""
+    """The runtime of the bed in the folder `run`, whoever started it."""
 
-    def __init__(self, daemons: Daemons, slot: Slot) -> None:
-        """Start it and wait until it answers."""
-        self.state = daemons.run / "containerd"
+    def __init__(self, run: Path) -> None:
+        """Nothing is started; see `start`."""
+        self.run = run
+        self.state = run / "containerd"
         self.socket = self.state / "containerd.sock"
+
+    def start(self, daemons: Daemons, slot: Slot) -> None:
+        """Start it in the bed's namespace, so that the pods' links end there, and wait until it answers."""
         (self.state / "cni").mkdir(parents=True)
         (self.state / "cni" / "10-bridge.conflist").write_text(pod_network(slot, self.state))
         config = self.state / "config.toml"
@@ -30,16 +34,24 @@ class Containerd:
         default = subprocess.run(["ctr", "oci", "spec"], capture_output=True, text=True, timeout=30, check=True)
         (self.state / "base-spec.json").write_text(base_spec(default.stdout))
         daemons.start("containerd", ["containerd", f"--config={config}"])
-        note(daemons.run, "shims", self.socket)
+        note(self.run, "shims", self.socket)
         daemons.await_ready("containerd", self._answers, seconds=START_SECONDS)
 
-    def load(self, archives: Iterable[Path]) -> None:
-        """Make images known to the node; each archive is removed once it is in."""
-        for archive in archives:
+    def load(self, images: list[Image]) -> bool:
+        """Make images known to the node; whether there was anything to do. Running containers keep their old ones."""
+        loaded = self.run / "images.loaded"
+        wanted = "\n".join(f"{image.name} {layer.digest}" for image in images for layer in image.layers)
+        if loaded.exists() and loaded.read_text() == wanted:
+            return False
+        archive = write_archive(images, self.run / "images.tar")
+        try:
             done = self._ctr("images", "import", str(archive), seconds=IMPORT_SECONDS)
-            if done.returncode:
-                raise BedError(f"importing {archive.name}: {done.stderr.strip()}")
+        finally:
             archive.unlink()
+        if done.returncode:
+            raise BedError(f"importing images: {done.stderr.strip()}")
+        loaded.write_text(wanted)
+        return True
 
     def _answers(self) -> bool:
         return self.socket.exists() and self._ctr("version", seconds=10).returncode == 0

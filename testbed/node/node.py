@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from testbed.build import NODE, build
 from testbed.control_plane import ControlPlane
 from testbed.daemons import Daemons
-from testbed.images.images import write_images
+from testbed.images.images import images
 from testbed.journal import note
 from testbed.node.cgroup import make_cgroup
 from testbed.node.containerd import Containerd
@@ -26,13 +26,13 @@ class NodeCluster(ControlPlane):
     """A context manager; its API server, Services and pods can be reached from this machine by their addresses."""
 
     slot: Slot
-    containerd: Containerd
 
     def __init__(self, settings: BedSettings | None = None, *, name: str = "", is_kept: bool = False) -> None:
         """As ControlPlane; the address ranges of `settings` are replaced by those of a free slot."""
         install_packages()
         build(NODE)
         super().__init__(settings, name=name, is_kept=is_kept)
+        self.containerd = Containerd(self.run)
 
     @property
     def host_address(self) -> str:
@@ -51,10 +51,10 @@ class NodeCluster(ControlPlane):
         self.address = self.slot.node
         self.settings = dataclasses.replace(self.settings, services=self.slot.services, pods=self.slot.pods)
         daemons = super()._start_programs()
-        self.containerd = Containerd(daemons, self.slot)
-        archives = write_images(self.run / "images")
+        self.containerd.start(daemons, self.slot)
+        found = images()
         say("images made from the checkout")
-        self.containerd.load(archives)
+        self.containerd.load(found)
         say("images imported")
         self._start_kubelet(daemons)
         self._start_proxy(daemons)

@@ -10,6 +10,7 @@ import pytest
 from testbed.build import CONTROL_PLANE, NODE, build
 from testbed.cluster import Cluster
 from testbed.control_plane import ControlPlane
+from testbed.images.images import images
 from testbed.node.node import NodeCluster
 from testbed.node.packages import install_packages
 from testbed.tiers import left_out
@@ -49,6 +50,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         build(CONTROL_PLANE | NODE if "b" in tiers else CONTROL_PLANE)
         if "b" in tiers:
             install_packages()
+            images()
 
 
 @pytest.fixture(scope="session")
