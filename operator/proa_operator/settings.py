@@ -49,7 +49,7 @@ class Settings:
     pull_secrets: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     """Watched ones; empty is all of them."""
-    prometheus: PodSelector = PodSelector()
+    prometheus: PodSelector = field(default_factory=PodSelector)
     rdma_resource: str = ""
     device_groups: tuple[int, ...] = (44, 109)
     log_format: str = "json"

@@ -1,7 +1,7 @@
 """Server-side apply without needless writes.
 
 Each object carries a digest of what was applied. An object whose cached digest is equal is left alone, unless someone
-else has written to it since (`Stored.touched`): then it is applied once more, which takes back the fields that are ours.
+else has written to it since (`Stored.touched`): then it is applied once more, which takes our fields back.
 """
 
 from __future__ import annotations

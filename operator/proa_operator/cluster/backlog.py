@@ -41,7 +41,7 @@ class Backlog(Generic[K]):
         self._failures: dict[K, int] = {}
 
     def add(self, key: K, now: float) -> None:
-        """Soon: at once, or when the spacing since its last start has passed. Shortens a backoff, but not to nothing."""
+        """At once, or when the spacing since its last start has passed. Shortens a backoff, but not to nothing."""
         started = self._started.get(key)
         if started is None:
             self.add_at(key, now)

@@ -7,7 +7,7 @@ answer to a write is in the cache at once, and a watch event that is older than 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,21 @@ class Stored:
 
 
 class Cache:
-    """Not for threads. Every change returns the services that may have to be planned again."""
+    """Not for threads. Each change tells `on_news` which services may have to be planned again, whoever made it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_news: Callable[[set[ServiceKey]], None]) -> None:
+        self._on_news = on_news
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {}
         self._children: dict[ServiceKey, dict[tuple[str, str], Stored]] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self.nodes = NodeView()
 
-    def put(self, kind: Kind, body: Mapping[str, Any]) -> set[ServiceKey]:
-        """An object as it was read. News that is old, or says nothing new, returns no service."""
+    def put(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """An object as it was read. What is old, or says nothing new, is no news."""
+        if concerned := self._put(kind, body):
+            self._on_news(concerned)
+
+    def _put(self, kind: Kind, body: Mapping[str, Any]) -> set[ServiceKey]:
         new = stored_of(kind, body)
         old = self._objects.get(kind.name, {}).get((new.namespace, new.name))
         if new.uid in self._tombstones or (old is not None and old.uid == new.uid and old.version >= new.version):
@@ -63,18 +68,18 @@ class Cache:
             return self._drop(old) if old is not None else set()
         moved = self._drop(old) if old is not None and old.service != new.service else set()
         self._objects.setdefault(kind.name, {})[new.namespace, new.name] = new
-        if kind is not NODE and new.service:
-            if kind is not SERVICE:
-                self._children.setdefault((new.namespace, new.service), {})[kind.name, new.name] = new
+        if new.service and kind is not SERVICE:
+            self._children.setdefault((new.namespace, new.service), {})[kind.name, new.name] = new
         return moved | self._changed(None if moved else old, new)
 
-    def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> set[ServiceKey]:
+    def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """An object that is gone; another one of the same name is not touched."""
         self._tombstones[uid] = None
         if len(self._tombstones) > _MOST_TOMBSTONES:
             self._tombstones.popitem(last=False)
         old = self._objects.get(kind.name, {}).get((namespace, name))
-        return self._drop(old) if old is not None and old.uid == uid else set()
+        if old is not None and old.uid == uid and (concerned := self._drop(old)):
+            self._on_news(concerned)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Stored | None:
         """One object."""

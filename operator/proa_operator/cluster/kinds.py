@@ -19,6 +19,8 @@ class Kind:
     is_namespaced: bool = True
     is_child: bool = True
     """Carries the label with the service's name; others are watched as a whole."""
+    selector: str = names.SERVICE_LABEL
+    """Label selector of the children."""
     is_optional: bool = False
     """Its CRD may be missing. Listed now and then, not watched."""
 
@@ -34,12 +36,17 @@ class Kind:
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
 
 
+_OWN_REVISIONS = f"{names.SERVICE_LABEL},!{names.GROUP_LABEL}"
+"""Those that the StatefulSet controller keeps have the labels of its pods."""
+
 SERVICE = Kind(name=KIND, group=names.GROUP, version="v1alpha1", plural="disaggregatedservices", is_child=False)
 POOL = Kind(name="WorkerPool", group=names.GROUP, version="v1alpha1", plural="workerpools")
 POD = Kind(name="Pod", group="", version="v1", plural="pods")
 NODE = Kind(name="Node", group="", version="v1", plural="nodes", is_namespaced=False, is_child=False)
 STATEFUL_SET = Kind(name="StatefulSet", group="apps", version="v1", plural="statefulsets")
-REVISION = Kind(name="ControllerRevision", group="apps", version="v1", plural="controllerrevisions")
+REVISION = Kind(
+    name="ControllerRevision", group="apps", version="v1", plural="controllerrevisions", selector=_OWN_REVISIONS
+)
 DEPLOYMENT = Kind(name="Deployment", group="apps", version="v1", plural="deployments")
 JOB = Kind(name="Job", group="batch", version="v1", plural="jobs")
 EVENT = Kind(name="Event", group="", version="v1", plural="events", is_child=False)

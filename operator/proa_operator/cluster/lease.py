@@ -1,7 +1,7 @@
 """One step of the leader election, as a pure function of the Lease, and the clock rules around it.
 
 The same rules as Kubernetes' own components: a lease that nobody was seen to renew for its duration may be taken, on
-the watcher's own clock, so clocks of different machines need not agree. Its version makes two takers exclude each other.
+the watcher's own clock, so clocks of different machines need not agree. Its version lets only one taker succeed.
 """
 
 from __future__ import annotations

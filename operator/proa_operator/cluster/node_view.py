@@ -37,7 +37,7 @@ class NodeView:
         return set(self._residents.get(name, ())) | set(self._waiting)
 
     def put_pod(self, pod: tuple[str, str], service: ServiceKey, facts: PodFacts | None) -> set[ServiceKey]:
-        """A pod (namespace, name) came, changed or went. Returns everyone who waits for room, when it took or gave back some."""
+        """A pod (namespace, name) came, changed or went. Returns who waits for room, when it took or gave some."""
         old = self._pods.pop(pod, None)
         if old is not None:
             self._count(*old, sign=-1)

@@ -90,11 +90,7 @@ def _pools(own: Iterable[Stored]) -> dict[Role, PoolState]:
 
 
 def _revisions(own: Iterable[Stored], read: DisaggregatedService) -> tuple[Revision, ...]:
-    found = [
-        revision_of(child.facts, read.spec)
-        for child in own
-        if isinstance(child.facts, RevisionFacts) and names.REVISION_LABEL in child.facts.body["metadata"]["labels"]
-    ]
+    found = [revision_of(child.facts, read.spec) for child in own if isinstance(child.facts, RevisionFacts)]
     return tuple(sorted(found, key=lambda revision: (revision.number, revision.name)))
 
 

@@ -16,7 +16,7 @@ from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.connect import Connection
 from proa_operator.cluster.discover import Discovered, discover
 from proa_operator.cluster.election import Election
-from proa_operator.cluster.errors import ApiError, ClusterError, Gone, Unreachable
+from proa_operator.cluster.errors import ApiError, Busy, ClusterError, Gone, Unreachable
 from proa_operator.cluster.events import Events
 from proa_operator.cluster.kinds import LEASE, SERVICE, Kind, cached_kinds
 from proa_operator.cluster.queue import Queue
@@ -51,12 +51,12 @@ class Runtime:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._found = Discovered()
-        self.cache = Cache()
+        self.cache = Cache(self._on_news)
         self.api = Api(Connection())
         lease = Ref(kind=LEASE, name=settings.lease_name, namespace=settings.operator_namespace)
         self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading)
         self.api.may_write = self.election.check
-        self.workers = Workers(WorkerAdmin(), time.time, lambda key: self.queue.add(key))
+        self.workers = Workers(WorkerAdmin(), time.time, lambda key: self._on_news({key}))
         self.queue = Queue(self._reconcile)
 
     async def start(self) -> None:
@@ -110,9 +110,11 @@ class Runtime:
         metrics.WATCH_EVENTS.labels(kind=kind.name).inc()
         meta = body["metadata"]
         if event == "DELETED":
-            concerned = self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"])
+            self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"])
         else:
-            concerned = self.cache.put(kind, body)
+            self.cache.put(kind, body)
+
+    def _on_news(self, concerned: set[ServiceKey]) -> None:
         if self.election.is_leader:
             self.queue.add(*concerned)
 
@@ -158,12 +160,11 @@ class Runtime:
                 self._found = found
                 self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)
                 self._reconciler.planner = self._planner_for(self._render_settings())
-            concerned = await self._sync.run()
+            await self._sync.run()
         except ClusterError as error:
             log.warning("lists not read", extra={"error": str(error)})
             return
         if self.election.is_leader:
-            self.queue.add(*concerned)
             self._reconciler.resync(self.cache.services(), _SPREAD_SECONDS)
 
     def _ails(self) -> str:
@@ -198,7 +199,7 @@ async def _persistently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     while True:
         try:
             return await ask()
-        except Unreachable as error:
+        except (Unreachable, Busy) as error:
             if time.monotonic() > deadline:
                 raise ServeError(f"the API server does not answer: {error}") from None
             log.warning("no answer from the API server", extra={"error": str(error)})

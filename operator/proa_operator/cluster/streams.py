@@ -12,7 +12,6 @@ from typing import Any
 
 import kopf
 
-from proa_operator import names
 from proa_operator.cluster.connect import connection
 from proa_operator.cluster.kinds import POD, Kind
 
@@ -46,7 +45,7 @@ def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.Operat
     settings.persistence.diffbase_storage = _NoDiffs()
     for kind in kinds:
         if kind.is_child and not (kind is POD and sees_all_pods):
-            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = names.SERVICE_LABEL
+            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings
 
 

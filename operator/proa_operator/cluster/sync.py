@@ -1,7 +1,7 @@
 """Whole lists into the cache: at the start, when this replica becomes the leader, and every few minutes.
 
-kopf's streams tell what changes. They do not tell when everything that exists has been seen, nor what was deleted while a
-stream was down; the lists do.
+kopf's streams tell what changes. They do not tell when everything that exists has been seen, nor what was deleted while
+a stream was down; the lists do.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from proa_operator import metrics, names
+from proa_operator import metrics
 from proa_operator.cluster.api import Api
-from proa_operator.cluster.cache import Cache, ServiceKey
+from proa_operator.cluster.cache import Cache
 from proa_operator.cluster.errors import Gone
 from proa_operator.cluster.kinds import POD, Kind
 
@@ -24,30 +24,25 @@ class Sync:
     def __init__(self, api: Api, cache: Cache, kinds: tuple[Kind, ...], namespaces: Iterable[str]) -> None:
         self._api, self._cache, self._kinds = api, cache, kinds
         self._namespaces = tuple(namespaces) or ("",)
-        self.is_synced = False
-        """All lists were read at least once."""
 
-    async def run(self) -> set[ServiceKey]:
-        """Returns the services about which the lists said something new. Raises ApiError and Unreachable."""
-        concerned: set[ServiceKey] = set()
+    async def run(self) -> None:
+        """Raises ApiError and Unreachable."""
         for kind in self._kinds:
             for namespace in self._namespaces if kind.is_namespaced else ("",):
-                concerned |= await self._one(kind, namespace)
+                await self._one(kind, namespace)
             metrics.CACHED_OBJECTS.labels(kind=kind.name).set(self._cache.count(kind))
-        self.is_synced = True
-        return concerned
 
-    async def _one(self, kind: Kind, namespace: str) -> set[ServiceKey]:
+    async def _one(self, kind: Kind, namespace: str) -> None:
         known = [found for found in self._cache.all(kind) if namespace in ("", found.namespace)]
         selects_own = kind.is_child and not (kind is POD and not namespace)
-        query = {"labelSelector": names.SERVICE_LABEL} if selects_own else {}
-        concerned: set[ServiceKey] = set()
+        query = {"labelSelector": kind.selector} if selects_own else {}
         listed: set[str] = set()
         at = 0
         try:
-            async for items, at in self._api.pages(kind, namespace, query):
+            async for items, version in self._api.pages(kind, namespace, query):
+                at = version
                 for body in items:
-                    concerned |= self._cache.put(kind, body)
+                    self._cache.put(kind, body)
                     listed.add(body["metadata"]["uid"])
         except Gone:
             if not kind.is_optional:
@@ -55,5 +50,4 @@ class Sync:
             at = max((found.version for found in known), default=0)
         for found in known:
             if found.uid not in listed and found.version <= at:
-                concerned |= self._cache.remove(kind, found.namespace, found.name, found.uid)
-        return concerned
+                self._cache.remove(kind, found.namespace, found.name, found.uid)

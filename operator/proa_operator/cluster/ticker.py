@@ -73,9 +73,7 @@ class Ticker:
         alive = {worker.uid for worker in workers}
         self._workers.forget_all_but(alive)
         self._asked = {uid: at for uid, at in self._asked.items() if uid in alive}
-        due = [
-            worker for worker in workers if now - self._asked.get(worker.uid, 0.0) >= self._pause(worker, len(workers))
-        ]
+        due = [worker for worker in workers if now >= self._next(worker, len(workers))]
         for worker in due:
             self._asked[worker.uid] = now
         await asyncio.gather(*(self._ask(worker) for worker in due))
@@ -84,11 +82,12 @@ class Ticker:
         async with self._slots:
             await self._workers.read_load(worker)
 
-    def _pause(self, worker: Worker, num_workers: int) -> float:
-        load = self._workers.loads.get(worker.uid)
+    def _next(self, worker: Worker, num_workers: int) -> float:
+        """When to ask it again."""
+        load, asked = self._workers.loads.get(worker.uid), self._asked.get(worker.uid, 0.0)
         if load is not None and load.phase is not StartPhase.SERVING:
-            return 0.0
-        return self._tempo.serving + self._tempo.per_worker * num_workers
+            return asked
+        return asked + self._tempo.serving + self._tempo.per_worker * num_workers
 
     def _resync_pause(self) -> float:
         return self._tempo.resync * random.uniform(0.9, 1.1)
@@ -98,6 +97,9 @@ def leaders(cache: Cache) -> Iterator[Worker]:
     """Workers that may answer: the first pod of each group, from the start of its container to its end."""
     for pod in cache.all(POD):
         facts = pod.facts
-        if isinstance(facts, PodFacts) and facts.membership and facts.ordinal == 0 and facts.ip and facts.is_started:
-            if not facts.is_over:
-                yield worker_of(pod)
+        if isinstance(facts, PodFacts) and facts.membership and facts.ordinal == 0 and facts.ip and _runs(facts):
+            yield worker_of(pod)
+
+
+def _runs(facts: PodFacts) -> bool:
+    return facts.is_started and not facts.is_over
