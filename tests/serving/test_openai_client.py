@@ -125,6 +125,11 @@ def test_bad_requests_are_4xx_with_a_reason(native, request_: dict[str, object],
     assert reason in str(caught.value).lower()
 
 
+def test_no_client_may_register_a_backend(native) -> None:
+    body = {"url": "grpc://127.0.0.1:1", "worker_type": "decode", "runtime_type": "vllm"}
+    assert httpx.post(f"{native.url}/workers", json=body).status_code in (401, 403)
+
+
 def test_malformed_json_is_400(native) -> None:
     reply = httpx.post(f"{native.url}/v1/completions", content=b"{bad", headers={"content-type": "application/json"})
     assert reply.status_code == 400

@@ -78,6 +78,7 @@ def make_plan(model: Path, tmp_path: Path) -> Callable[..., LocalPlan]:
             model=model,
             state_dir=tmp_path / "state",
             next_port=next_port,
+            control_key="k",
         )
 
     return make

@@ -39,6 +39,7 @@ def _plan(options: Options | None = None, /, **spec: Any) -> LocalPlan:
         model=Path("/models/tiny-moe"),
         state_dir=Path("/state"),
         next_port=lambda: next(ports),
+        control_key="k",
     )
 
 

@@ -21,8 +21,12 @@ def gateway_process(
     host: str,
     port: int,
     metrics_port: int,
+    control_key: str,
 ) -> Process:
-    """The gateway in front of `workers`: prefill/decode mode when they have these roles, else one pool."""
+    """The gateway in front of `workers`: prefill/decode mode when they have these roles, else one pool.
+
+    `control_key` locks what else would let any client register backends; nobody needs to know it.
+    """
     metrics_url = f"http://{_LOOPBACK}:{metrics_port}/metrics"
     options = gateway_flags(spec, smallest_pool=_smallest_pool(workers)) | {
         "host": host,
@@ -30,6 +34,7 @@ def gateway_process(
         "model-path": str(model),
         "prometheus-host": _LOOPBACK,
         "prometheus-port": metrics_port,
+        "control-plane-api-keys": f"locked:locked:admin:{control_key}",
     }
     return Process(
         name="gateway",

@@ -26,6 +26,7 @@ def plan(
     model: Path,
     state_dir: Path,
     next_port: Callable[[], int],
+    control_key: str,
 ) -> LocalPlan:
     """All processes of `service`: a gateway and its workers. Raises PlanError for what local mode cannot serve."""
     spec = service.spec
@@ -53,6 +54,7 @@ def plan(
         host=options.host,
         port=port,
         metrics_port=next_port(),
+        control_key=control_key,
     )
     return LocalPlan(
         service=service.metadata.name,

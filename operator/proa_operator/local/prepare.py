@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from proa_operator.api.load import load
@@ -30,4 +31,5 @@ def prepare(file: Path, options: Options, state_dir: Path | None = None) -> Loca
         model=resolve(service.spec.model.uri),
         state_dir=state_dir or default_state_dir(os.environ, service=service.metadata.name, port=port),
         next_port=FreePorts("127.0.0.1", port + 1),
+        control_key=secrets.token_hex(16),
     )
