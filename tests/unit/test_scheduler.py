@@ -15,7 +15,7 @@ from proa_workers.core.block_pool import BlockPool
 from proa_workers.core.outcome import Outcome
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
-from proa_workers.core.scheduler import Limits, Scheduler
+from proa_workers.core.scheduler import Fetch, Limits, Scheduler
 from proa_workers.core.sequence import Phase, Sequence
 from proa_workers.errors import InvalidRequest, Saturated
 
@@ -48,6 +48,13 @@ class ToyEngine:
             for position, token in enumerate(piece.token_ids, piece.start):
                 self.rows[piece.block_table[position // BLOCK]][position % BLOCK] = token
         return StepOutput(sampled=tuple(self._sample(piece) for piece in plan.slices))
+
+    def receive(self, fetch: Fetch, *, is_good: bool) -> None:
+        """What a transfer writes: the prompt's rows, or anything when it fails."""
+        prompt = fetch.seq.row.prompt_ids
+        for i, block in enumerate(fetch.block_ids, fetch.first_block):
+            rows = prompt[i * BLOCK : (i + 1) * BLOCK] if is_good else []
+            self.rows[block] = rows + [-1] * (BLOCK - len(rows))
 
     def _sample(self, piece) -> Sampled | None:
         if piece.row is None:
@@ -243,7 +250,17 @@ def test_random_traffic_is_exact_and_leaves_nothing(seed: int, num_blocks: int, 
     pinned: list[tuple[int, ...]] = []
     for seq_id in range(num_requests):
         prompt = shared[: pick.randint(0, 12)] + [pick.randint(1, 9) for _ in range(pick.randint(1, 15))]
-        seqs[seq_id] = make(seq_id, prompt, pick.randint(1, 14), is_hand_off=pick.random() < 0.2)
+        kind = pick.choice(["plain", "plain", "hand-off", "remote", "sibling"])
+        leader = seqs[seq_id - 1] if kind == "sibling" and seq_id and not seqs[seq_id - 1].is_hand_off else None
+        seqs[seq_id] = make(
+            seq_id,
+            leader.row.prompt_ids if leader else prompt,
+            pick.randint(1, 14),
+            is_hand_off=kind == "hand-off",
+            num_remote_tokens=len(prompt) - 1 if kind == "remote" else 0,
+            leader=leader,
+        )
+    fetches: list[Fetch] = []
     arrivals = list(seqs.values())
     aborted: set[int] = set()
     for _ in range(3000):
@@ -251,6 +268,12 @@ def test_random_traffic_is_exact_and_leaves_nothing(seed: int, num_blocks: int, 
             scheduler.add([arrivals.pop()])
         turn = scheduler.schedule()
         outcomes = list(turn.outcomes)
+        fetches += turn.fetches
+        if fetches and pick.random() < 0.5:
+            fetch = fetches.pop(pick.randrange(len(fetches)))
+            is_good = pick.random() < 0.7
+            engine.receive(fetch, is_good=is_good)
+            scheduler.fetched(fetch.seq.seq_id, is_good=is_good)
         if pick.random() < 0.02:
             aborted |= {s.seq_id for s in scheduler.abort(f"r{pick.randrange(num_requests)}")}
         if turn.plan is not None:
