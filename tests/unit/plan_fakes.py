@@ -59,7 +59,9 @@ class FakeRenderer:
         }
         return (thing("StatefulSet", name, body), thing("Service", name), thing("PodDisruptionBudget", name))
 
-    def revision(self, observed: Observed, *, revision: str, number: int) -> Objects:
+    def revision(
+        self, observed: Observed, spec: ServiceSpec, *, revision: str, number: int, template_version: int | None
+    ) -> Objects:
         return (thing("ControllerRevision", f"s-{revision}", {"number": number}),)
 
     def policies(self, observed: Observed, spec: ServiceSpec, *, revision: str) -> Objects:
@@ -72,7 +74,8 @@ class FakeRenderer:
         return tuple(thing("WorkerPool", f"s-{role.value}") for role in replicas_of(observed.service.spec))
 
     def download(self, observed: Observed) -> Objects:
-        return (thing("Job", "s-model"),) if observed.service.spec.model.uri.startswith("hf://") else ()
+        uri = observed.service.spec.model.uri
+        return (thing("Job", f"s-model-{uri[-1]}"),) if uri.startswith("hf://") else ()
 
     def refusals(self, observed: Observed) -> tuple[str, ...]:
         return self.refused

@@ -75,11 +75,13 @@ def counted_capacity(world: World) -> Fraction:
 
 
 def desired(world: World) -> dict[Role, int]:
+    """The manifest's numbers, or what was scaled by hand since the manifest was followed."""
     pools = world.service.spec.pools
     found = {Role.DECODE: pools.decode.replicas}
     if pools.prefill is not None:
         found[Role.PREFILL] = pools.prefill.replicas
-    return found
+    by_hand = {role: pool.replicas for role, pool in world.pools.items() if pool.declared == found.get(role)}
+    return found | by_hand
 
 
 def share(world: World, revision: str, have: Counter[Role]) -> Fraction:
@@ -159,3 +161,13 @@ def nothing_is_cut(world: World, action: Delete) -> None:
         is_ours = not pod.was_taken and not world.is_node_lost(pod.node)
         if is_ours and pod.is_loaded and (pod.running or pod.leases):
             raise Broken(f"{action.name} is deleted with {pod.running} requests and {pod.leases} leases")
+
+
+def gateway_has_workers(world: World, action: Action | None) -> None:
+    """A watcher. Once a group has served, every gateway that may still run finds workers of its topology."""
+    if action is None or not any(owner.has_served for owner in world.sets.values()):
+        return
+    for kind in world.gateway_kinds:
+        routed = (pod for pod in world.pods.values() if pod.is_routable and not pod.is_terminating)
+        if not any(world.revisions[pod.protocol].spec.topology is kind for pod in routed):
+            raise Broken(f"after {action} the {kind.value} gateway has no worker")

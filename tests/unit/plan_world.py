@@ -149,6 +149,8 @@ class World:
         self.pools: dict[Role, PoolState] = {}
         self.revisions: dict[str, Revision] = {}
         self.gateway: GatewayState | None = None
+        self.gateway_kinds: set[Topology] = set()
+        """Topologies of the gateway pods that serve."""
         self.job: JobState | None = None
         self.status: dict[str, Any] = {}
         self.notes: list[Note] = []
@@ -157,6 +159,7 @@ class World:
         self.load_per_leader = 2
         self.drain_seconds = 5.0
         self.lease_seconds = 3.0
+        self.gateway_seconds = 40.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._wakes: set[float] = set()
@@ -263,6 +266,11 @@ class World:
     def change(self, service: DisaggregatedService) -> None:
         self.service = service
         self.generation += 1
+        self.seen(None)
+
+    def scale(self, role: Role, replicas: int) -> None:
+        """kubectl scale wpool."""
+        self.pools[role] = replace(self.pools[role], replicas=replicas)
         self.seen(None)
 
     def crash(self, pod: Pod) -> None:
@@ -416,13 +424,14 @@ class World:
                 self.after(0.5, lambda owner=owner: self._sync(owner))  # type: ignore[misc]
             if kind == "Deployment" and (self.gateway is None or self.gateway.topology is not body["topology"]):
                 self.gateway = GatewayState(topology=body["topology"], num_ready=1 if self.gateway else 0)
-                self.after(8.0, self._gateway_rolled)
+                self.after(self.gateway_seconds, self._gateway_rolled)
             if kind == "Job":
-                self.job = self.job or JobState(bytes_total=100)
+                self.job = JobState(bytes_total=100)
 
     def _gateway_rolled(self) -> None:
         assert self.gateway is not None
         self.gateway = replace(self.gateway, num_ready=2, is_rolled=True)
+        self.gateway_kinds = {self.gateway.topology}
 
     def _delete(self, action: Delete) -> None:
         self.present.discard((action.kind, action.name))

@@ -9,7 +9,7 @@ from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
 
 from tests.unit.plan_fakes import service
-from tests.unit.plan_invariants import Broken, Invariants
+from tests.unit.plan_invariants import Broken, Invariants, gateway_has_workers
 from tests.unit.plan_world import Behaviour, World, is_settled
 
 
@@ -51,6 +51,16 @@ def test_decode_before_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "_strands_prefill", lambda self, leaver: False)
     with pytest.raises(Broken, match="was the last decode worker"):
         rolled()
+
+
+def test_gateway_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "_strands_gateway", lambda self, leaver: False)
+    one_pool = service(prefill=None, decode=2, topology="Aggregated")
+    world = World(service(prefill=1, decode=1), watchers=[gateway_has_workers])
+    assert world.run(600, until=lambda: is_settled(world))
+    world.change(one_pool)
+    with pytest.raises(Broken, match="gateway has no worker"):
+        world.run(600)
 
 
 def test_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest
 from proa_operator.api.service import Topology
 from proa_operator.names import Role
 from proa_operator.plan import topology
-from proa_operator.plan.actions import Action, Probe
+from proa_operator.plan.actions import Probe
 
 from tests.unit.plan_fakes import service
-from tests.unit.plan_invariants import Broken, Invariants
+from tests.unit.plan_invariants import Invariants, gateway_has_workers
 from tests.unit.plan_world import World, is_settled
 
 P, D = Role.PREFILL, Role.DECODE
@@ -88,18 +88,6 @@ def test_change_under_load(before: Any, after: Any) -> None:
     assert world.gateway is not None
     assert world.gateway.topology is after.spec.topology
     assert ("WorkerPool", "s-prefill") in world.present or after.spec.pools.prefill is None
-
-
-def gateway_has_workers(world: World, action: Action | None) -> None:
-    """Once it has served, every generation of the gateway that still runs finds workers of its topology."""
-    if action is None or world.gateway is None or not any(owner.has_served for owner in world.sets.values()):
-        return
-    kinds = {world.gateway.topology} if world.gateway.is_rolled else set()
-    for kind in kinds:
-        if not any(
-            pod.is_routable and world.revisions[pod.protocol].spec.topology is kind for pod in world.pods.values()
-        ):
-            raise Broken(f"after {action} the {kind} gateway has no worker")
 
 
 def test_aggregated_needs_no_probe() -> None:

@@ -9,6 +9,7 @@ from proa_operator.plan import health
 from proa_operator.plan.actions import Remember, Ungate
 from proa_operator.plan.memo import Why
 from proa_operator.plan.nodes import Rooms, ailment
+from proa_operator.plan.renderer import key_of
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
 from proa_operator.plan.step import Steps, Wake
@@ -27,8 +28,8 @@ def gates(situation: Situation) -> Steps:
         if gated:
             yield _ungate(situation, standing, gated)
         yield from _take_back(situation, standing)
-    if is_model_ready(situation):
-        yield from _admit(situation, sorted(fresh, key=lambda standing: standing.group.index))
+    startable = [standing for standing in fresh if _has_model(situation, standing)]
+    yield from _admit(situation, sorted(startable, key=lambda standing: standing.group.index))
 
 
 def is_waiting(standing: Standing) -> bool:
@@ -41,8 +42,16 @@ def is_waiting(standing: Standing) -> bool:
 
 def is_model_ready(situation: Situation) -> bool:
     """No pod holds a GPU while the model is still on its way."""
-    job = situation.observed.job
-    return job.is_done if job is not None else not situation.renderer.download(situation.observed)
+    observed = situation.observed
+    jobs = situation.renderer.download(observed)
+    is_there = all(key_of(job) in observed.present for job in jobs)
+    return not jobs or (is_there and observed.job is not None and observed.job.is_done)
+
+
+def _has_model(situation: Situation, standing: Standing) -> bool:
+    """An older revision's model is there already."""
+    own = situation.specs[standing.group.revision].model.uri
+    return own != situation.spec.model.uri or is_model_ready(situation)
 
 
 def short_of_room(situation: Situation) -> list[Standing]:

@@ -99,15 +99,17 @@ def _memo(bare: dict[str, Any]) -> GroupMemo:
         members=frozenset(bare.get("members", ())),
         admitted_at=bare.get("admittedAt"),
         served_at=bare.get("servedAt"),
-        drain=drain
-        and Drain(
+        drain=None
+        if drain is None
+        else Drain(
             phase=DrainPhase(drain["phase"]),
             since=drain["since"],
             why=Why(drain["why"]),
             idle_since=drain.get("idleSince"),
         ),
-        restart=again
-        and Restart(
+        restart=None
+        if again is None
+        else Restart(
             count=again["count"], at=again["at"], why=Why(again["why"]), doomed=frozenset(again.get("doomed", ()))
         ),
     )

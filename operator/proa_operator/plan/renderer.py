@@ -39,8 +39,10 @@ class Renderer(Protocol):
     def group(self, observed: Observed, spec: ServiceSpec, *, revision: str, role: Role, index: int) -> Objects:
         """All objects of a group."""
 
-    def revision(self, observed: Observed, *, revision: str, number: int) -> Objects:
-        """The ControllerRevision of the present spec, started now."""
+    def revision(
+        self, observed: Observed, spec: ServiceSpec, *, revision: str, number: int, template_version: int | None
+    ) -> Objects:
+        """A ControllerRevision that starts now; template_version None is the renderer's own."""
 
     def policies(self, observed: Observed, spec: ServiceSpec, *, revision: str) -> Objects:
         """Objects that a revision has once."""
@@ -75,14 +77,17 @@ class ClusterRenderer:
         service = _service(observed, spec)
         return tuple(render.group_objects(service, revision=revision, role=role, index=index, settings=self.settings))
 
-    def revision(self, observed: Observed, *, revision: str, number: int) -> Objects:
+    def revision(
+        self, observed: Observed, spec: ServiceSpec, *, revision: str, number: int, template_version: int | None
+    ) -> Objects:
         started_at = datetime.fromtimestamp(observed.now, UTC).isoformat(timespec="milliseconds")
         stored = render.controller_revision(
-            _service(observed, observed.service.spec),
+            _service(observed, spec),
             revision=revision,
             number=number,
             started_at=started_at.replace("+00:00", "Z"),
             settings=self.settings,
+            template_version=render.TEMPLATE_VERSION if template_version is None else template_version,
         )
         return (stored,)
 

@@ -21,12 +21,14 @@ def start(situation: Situation) -> Steps:
     known = situation.revision(asked)
     if known is not None and known.number == highest:
         return
-    yield StartRevision(
+    objects = situation.renderer.revision(
+        situation.observed,
+        situation.specs[asked] if known is not None else situation.spec,
         revision=asked,
         number=highest + 1,
-        at=situation.now,
-        objects=situation.renderer.revision(situation.observed, revision=asked, number=highest + 1),
+        template_version=None if known is None else known.template_version,
     )
+    yield StartRevision(revision=asked, number=highest + 1, at=situation.now, objects=objects)
     if highest:
         text = f"rolling out revision {asked}" if known is None else f"going back to revision {asked}"
         yield Note(type=EventType.NORMAL, reason="RolloutStarted", message=text)
