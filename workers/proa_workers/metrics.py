@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -134,6 +134,3 @@ class _LoadCollector(Collector):
             counter = CounterMetricFamily(name, text, None, labels)
             counter.add_metric(values, value)
             yield counter
-
-
-__all__ = ["Gauge", "LoadSource", "Metrics"]

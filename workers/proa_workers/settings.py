@@ -7,6 +7,7 @@ stops the start with exit code 2 and one line.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -178,8 +179,8 @@ def _check(s: Settings) -> None:
         if getattr(s, name) < 1:
             raise SettingsError(f"{_flag(name)} must be at least 1, got {getattr(s, name)}")
     for name in ("lease_seconds", "unclaimed_lease_seconds", "drain_timeout_seconds", "sim_speed"):
-        if getattr(s, name) <= 0:
-            raise SettingsError(f"{_flag(name)} must be more than 0, got {getattr(s, name)}")
+        if not 0 < getattr(s, name) < math.inf:  # also for nan
+            raise SettingsError(f"{_flag(name)} must be a number above 0, got {getattr(s, name)}")
     if s.max_model_len < 0 or s.num_kv_blocks < 0:
         raise SettingsError("--max-model-len and --num-kv-blocks must not be negative (0 chooses for you)")
     if s.num_kv_blocks and s.kv_cache_memory:

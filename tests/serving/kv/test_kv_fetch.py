@@ -205,6 +205,7 @@ async def test_many_fetches_at_once(make_pair: MakePair) -> None:
     await asyncio.gather(*(pair.reader.fetch(params, blocks, 0) for params, blocks in fetches))
     assert pair.is_copied(range(64), range(64))
     assert await pair.holder.drained(5)
+    assert not any(lease.block_ids for lease in pair.holder._table._ended.values())  # thousands are remembered
 
 
 async def test_completions_nobody_reads_are_bounded(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,8 @@ class KvHolder:
                 freed = self._table.take_freed()
             for lease in freed:
                 self._checksums.pop(lease.transfer.transfer_id, None)
-                self._unpin(lease.block_ids)
+                block_ids, lease.block_ids = lease.block_ids, ()  # ended leases are remembered, thousands of them
+                self._unpin(block_ids)
                 for listener in tuple(self._listeners):
                     listener(lease)
 
