@@ -79,7 +79,7 @@ def _source() -> Layer:
 
 def _source_files() -> Iterator[Path]:
     yield CHECKOUT / "pyproject.toml"
-    for folder in ("operator", "workers", "kernels", "proto", "examples/models"):
+    for folder in ("operator", "workers", "kernels", "proto", "examples"):
         for path in sorted((CHECKOUT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path
