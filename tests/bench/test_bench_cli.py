@@ -44,14 +44,15 @@ def test_one_load_writes_table_json_records_and_picture(double, make_answer, tmp
 def test_a_sweep_of_two_endpoints_is_one_table_and_one_picture(double, second_double, make_answer, tmp_path: Path):
     second_double.script = lambda _: make_answer(http_error=(503, "down"))
     picture, out = tmp_path / "frontier.png", tmp_path / "out.json"
-    where = ("--url", double.url, "--compare", second_double.url, "--labels", "good,dead", "--workers", "2,1")
+    where = ("--url", double.url, "--compare", second_double.url, "--labels", "[good],dead", "--workers", "2,1")
     done = proa_bench(*where, "--workload", "1k1k", "--scale", 0.01, "--sweep", "1,3", "--plot", picture, "--json", out)
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(PNG)
     assert "dead: 16 x failed: HTTP 503: down" in done.stdout
+    assert "[good]" in done.stdout  # what looks like markup is printed as it is
     runs = json.loads(out.read_text())["runs"]
     assert [(run["label"], run["concurrency"], run["num_ok"]) for run in runs] == [
-        ("good", 1, 4), ("dead", 1, 0), ("good", 3, 12), ("dead", 3, 0),
+        ("[good]", 1, 4), ("dead", 1, 0), ("[good]", 3, 12), ("dead", 3, 0),
     ]  # fmt: skip
     for run in runs:
         assert run["output_tokens_per_second_per_worker"] * run["num_workers"] == run["output_tokens_per_second"]

@@ -13,7 +13,7 @@ from proa_operator.doctor.machine import Machine
 from proa_operator.doctor.partition import partitions
 
 GIB = 1 << 30
-Files = Mapping[str, str]
+Files = dict[str, str]
 TWO_NUMA = {"sys/devices/system/node/node0/cpulist": "0", "sys/devices/system/node/node1/cpulist": "1"}
 GROUPS = {"sys/kernel/iommu_groups/0/type": "DMA-FQ", "sys/kernel/iommu_groups/1/type": "identity"}
 GPU = {"sys/class/drm/card1/device/vendor": "0x1002"}

@@ -16,7 +16,12 @@ class LoadProgress:
     """Shows the running load: requests ended, requests that went wrong."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         # NOTE: two refreshes a second: drawing shares the interpreter with the clock of the measurement.
         self._bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
         self._task: TaskID | None = None

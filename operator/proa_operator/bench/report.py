@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from proa_operator.bench.measure import Distribution, Slo, Summary
 from proa_operator.bench.session import Measured
@@ -45,7 +46,7 @@ def latency_table(measured: Measured) -> Table:
     """Latencies of one run in ms."""
     summary = measured.summary
     title = f"{measured.target.label}: {measured.load.workload.name}, {measured.load}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("ms")
     for name in ("mean", "p25", "p50", "p90", "p99"):
         table.add_column(name, justify="right")
@@ -97,7 +98,7 @@ def comparison_table(results: Sequence[Measured]) -> Table:
         per_worker = f"{measured.output_tokens_per_second_per_worker:.1f}"
         rates = [per_worker, _number(s.tokens_per_second_per_user)]
         tail = [_number(s.goodput_per_second), str(s.num_failed + s.num_cut)]
-        table.add_row(measured.load.short, measured.target.label, *rates, *latencies, *tail)
+        table.add_row(measured.load.short, Text(measured.target.label), *rates, *latencies, *tail)
     return table
 
 

@@ -32,6 +32,36 @@ COMMANDS: dict[str, Command] = {
         panel=HERE,
         help="Serve the bundled model, ask it one question, print the answer as it streams, with TTFT and tokens/s.",
     ),
+    "status": Command(
+        module="proa_operator.cli.status",
+        panel=CLUSTER,
+        help="Show services: groups of each pool by revision, phase, conditions with their reasons.",
+    ),
+    "plan": Command(
+        module="proa_operator.cli.plan",
+        panel=CLUSTER,
+        help="Show what the operator would do now for a service, or for a manifest, in order. Changes nothing.",
+    ),
+    "diff": Command(
+        module="proa_operator.cli.diff",
+        panel=CLUSTER,
+        help="Show how the objects of a manifest differ from those in the cluster. Changes nothing.",
+    ),
+    "rollout": Command(
+        module="proa_operator.cli.rollout",
+        panel=CLUSTER,
+        help="Show the revisions of a service and how far its rollout is, or roll it out anew.",
+    ),
+    "undo": Command(
+        module="proa_operator.cli.undo",
+        panel=CLUSTER,
+        help="Go back to an earlier revision of a service.",
+    ),
+    "drain": Command(
+        module="proa_operator.cli.drain",
+        panel=CLUSTER,
+        help="Take one group out of service without losing a request; the operator replaces it.",
+    ),
     "render": Command(
         module="proa_operator.cli.render",
         panel=BOTH,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from proa_operator.cli import params
 from proa_operator.cli.ask import ask
@@ -46,13 +47,13 @@ def demo(
     )
     plan = prepare(_manifest(), options)
     console = Console()
-    console.print(_summary(plan), soft_wrap=True, highlight=False)
+    console.print(_summary(plan), soft_wrap=True, highlight=False, markup=False)
     view = PlainView(console)
     asyncio.run(serve(plan, view, lambda: _show(plan, console, question, is_once=once)))
 
 
 async def _show(plan: LocalPlan, console: Console, question: str, *, is_once: bool) -> None:
-    console.print(f"\n[bold]you[/]    {question}\n[bold]model[/]  ", end="", highlight=False)
+    console.print(Text.assemble("\n", ("you", "bold"), f"    {question}\n", ("model", "bold"), "  "), end="")
     answer = await ask(plan.url, plan.model_name, question, lambda text: console.out(text, end="", highlight=False))
     console.print(
         f"\n\nTTFT {answer.ttft_seconds * 1000:.0f} ms, {answer.tokens_per_second:.0f} tokens/s "

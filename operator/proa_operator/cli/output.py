@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 
 class Output(StrEnum):
@@ -54,6 +55,15 @@ def console() -> Console:
     """On stdout; not narrower than a table needs when it is no terminal."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def grid(*headings: str, numbers: int = 0) -> Table:
+    """A table without lines; the last `numbers` columns hold numbers. Text from outside goes in as Text, not str."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, heading in enumerate(headings):
+        is_number = position >= len(headings) - numbers
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    return table
 
 
 def _camel(name: str) -> str:

@@ -16,7 +16,9 @@ OPERATOR_LABELS = {
 OPERATOR_NAMESPACE = "proa-system"
 
 
-def chart_defaults(*, operator_image: str = "", engine_image: str = "") -> RenderSettings:
+def chart_defaults(
+    *, operator_image: str = "", engine_image: str = "", has_pod_monitors: bool = True, has_http_routes: bool = True
+) -> RenderSettings:
     """As `helm install proa charts/proa -n proa-system` sets them; an image that is given wins.
 
     Kinds of other projects (PodMonitor, HTTPRoute) count as installed: what is rendered is to be read first.
@@ -29,6 +31,6 @@ def chart_defaults(*, operator_image: str = "", engine_image: str = "") -> Rende
         engine_images=images | ({EngineType.VLLM: engine_image} if engine_image else {}),
         operator_namespace=OPERATOR_NAMESPACE,
         operator_labels=OPERATOR_LABELS,
-        has_pod_monitors=True,
-        has_http_routes=True,
+        has_pod_monitors=has_pod_monitors,
+        has_http_routes=has_http_routes,
     )

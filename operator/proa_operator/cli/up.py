@@ -51,7 +51,7 @@ def up(
     console = Console()
     view: View = LiveView(console, plan) if console.is_terminal else PlainView(console)
     for note in plan.notes:
-        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+        console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
     asyncio.run(serve(plan, view, lambda: _while_serving(plan, view, is_once=once)))
 
 
