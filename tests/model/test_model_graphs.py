@@ -10,7 +10,7 @@ import pytest
 import torch
 from proa_workers.model.arms import Arms
 from proa_workers.model.assemble import pack_padded_decode, padded_decode_batch
-from proa_workers.model.graphs import MAX_GRAPH_ROWS, bucket, fits_graph
+from proa_workers.model.graphs import MAX_GRAPH_KEYS, MAX_GRAPH_ROWS, bucket, fits_graph
 from proa_workers.model.paged import PagedKv
 
 from tests.model.checkpoints import Harness, random_ids, shuffled_tables
@@ -63,3 +63,6 @@ def test_only_decode_rows_that_want_logits_fit(
     assert not fits_graph([decode] * (MAX_GRAPH_ROWS + 1))
     assert not fits_graph([decode, harness.slice_of(ids, 0, 5, table)])
     assert not fits_graph([replace(decode, row=None)])
+    long = replace(decode, start=MAX_GRAPH_KEYS // 8 - 1)
+    assert fits_graph([decode] * 7 + [long])
+    assert not fits_graph([decode] * 8 + [long])

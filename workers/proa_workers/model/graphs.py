@@ -19,6 +19,9 @@ from proa_workers.model.paged import PagedKv
 
 # Larger batches keep a GPU busy without a graph.
 MAX_GRAPH_ROWS = 512
+# A graph gathers the longest context for every row, so that one long row among many short ones takes the memory of many
+# long ones. Beyond this many keys rows are grouped by length instead, and the work hides the launches.
+MAX_GRAPH_KEYS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +71,10 @@ class DecodeGraphs:
 
 
 def fits_graph(slices: Sequence[SeqSlice]) -> bool:
-    """Only decode rows, all of whose logits are wanted, and not too many."""
-    return len(slices) <= MAX_GRAPH_ROWS and all(len(s.token_ids) == 1 and s.row is not None for s in slices)
+    """Only decode rows, all of whose logits are wanted, and not too many rows or padded keys."""
+    if len(slices) > MAX_GRAPH_ROWS or len(slices) * max(s.end for s in slices) > MAX_GRAPH_KEYS:
+        return False
+    return all(len(s.token_ids) == 1 and s.row is not None for s in slices)
 
 
 def bucket(count: int) -> int:
