@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proa_workers.core.block_pool import BlockPool
+from proa_workers.core.load import Load
 from proa_workers.core.outcome import Outcome
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
@@ -316,3 +317,15 @@ def test_waiting_for_room_does_not_renew_the_prefix_that_it_waits_with() -> None
     scheduler.add([make(3, [1] * 16, max_tokens=1)])
     assert scheduler.schedule().plan is None
     assert list(scheduler.pool._free) == before
+
+
+def test_throughput_averages_steps_and_is_zero_at_rest() -> None:
+    scheduler, engine = make_scheduler(), ToyEngine(16)
+    scheduler.add([make(1, [1, 2, 3])])
+    load, rates = Load.of(scheduler), []
+    for seconds in (0.5, 0.25, 0.5):
+        plan = scheduler.schedule().plan
+        load = load.after(scheduler, scheduler.commit(plan, engine.step(plan)), seconds)
+        rates.append(load.tokens_per_second)
+    assert rates == pytest.approx([2.0, 2.2, 2.18])
+    assert load.after(scheduler, [], 0.0).tokens_per_second == 0.0

@@ -13,7 +13,10 @@ EWMA_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Sequences by phase, blocks by state, and totals since the start; `tokens_per_second` is a moving average."""
+    """Sequences by phase, blocks by state, and totals since the start; `tokens_per_second` averages recent steps.
+
+    It is 0 at rest.
+    """
 
     num_running: int
     num_waiting: int
@@ -49,7 +52,10 @@ class Load:
         num_tokens = sum(1 for outcome in outcomes if outcome.sampled is not None)
         rate = self.tokens_per_second
         if step_seconds > 0:
-            rate += EWMA_WEIGHT * (num_tokens / step_seconds - rate)
+            now = num_tokens / step_seconds
+            rate = rate + EWMA_WEIGHT * (now - rate) if rate else now
+        elif scheduler.is_idle:
+            rate = 0.0
         return Load.of(
             scheduler,
             steps_total=self.steps_total + (step_seconds > 0),
