@@ -36,7 +36,7 @@ def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
     """Norm of the difference over the norm of `reference`, in float64; inf for any NaN or a difference in shape."""
     if out.shape != reference.shape:
         return math.inf
-    ours, theirs = out.double().cpu(), reference.double().cpu()
+    ours, theirs = out.double(), reference.double()
     norm = float(theirs.norm())
     error = float((ours - theirs).norm())
     if math.isnan(error):
