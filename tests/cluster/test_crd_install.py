@@ -159,6 +159,41 @@ def test_a_gateway_binding_needs_no_right_to_bind(api: ControlPlane, tenant: str
     assert "attempting to grant RBAC permissions not currently held" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("role", "verb", "what", "may"),
+    [
+        ("view", "list", "disaggregatedservices.proa.dev", True),
+        ("view", "create", "disaggregatedservices.proa.dev", False),
+        ("edit", "create", "disaggregatedservices.proa.dev", True),
+        ("edit", "patch", "workerpools.proa.dev/scale", True),
+        ("edit", "create", "workerpools.proa.dev", False),
+        ("edit", "patch", "disaggregatedservices.proa.dev/status", False),
+        ("admin", "delete", "performanceprofiles.proa.dev", True),
+    ],
+)
+def test_users_get_rights_with_the_usual_roles(
+    api: ControlPlane, seeing: str, role: str, verb: str, what: str, may: bool
+) -> None:
+    binding = ("create", "rolebinding", f"{role}-{verb}-{what.replace('/', '-')}", f"--namespace={seeing}")
+    api.kubectl(*binding, f"--clusterrole={role}", f"--user={role}")
+    resource, _, part = what.partition("/")
+    asked = ("auth", "can-i", verb, resource, f"--subresource={part}", f"--as={role}", f"--namespace={seeing}")
+    if may:
+        api.until(lambda: api.kubectl(*asked), what=f"{role} may {verb} {what}", seconds=30)
+    else:
+        assert api.tried("kubectl", *asked).returncode != 0
+
+
+@pytest.fixture(scope="module")
+def seeing(api: ControlPlane) -> Iterator[str]:
+    """A namespace whose operator sees nodes, and whose users get rights on Proa's kinds."""
+    name = "crd-seeing"
+    _install(api, name, "--create-namespace", f"--set=watchNamespaces[0]={name}")
+    yield name
+    api.helm("uninstall", "proa", f"--namespace={name}")
+    api.kubectl("delete", "namespace", name, "--wait=false")
+
+
 def test_upgrade_changes_rights(api: ControlPlane, release: str) -> None:
     _install(api, release, NAMESPACED)
     api.helm("upgrade", "proa", CHART, f"--namespace={release}", "--set=rbac.mode=Cluster")
