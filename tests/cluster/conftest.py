@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -26,13 +26,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests of tiers that do not run here, and remember one line about each."""
     config.stash[TIERS_IN_USE], config.stash[LEFT_OUT] = set(), []
     for tier, fixture in FIXTURES.items():
-        users = [item for item in items if fixture in getattr(item, "fixturenames", ())]
+        users = [item for item in items if fixture in _clusters(getattr(item, "fixturenames", ()))]
         if users and (reason := left_out(tier)):
             config.stash[LEFT_OUT].append(f"test bed: {len(users)} tests of tier ({tier}) left out: {reason}")
             config.hook.pytest_deselected(items=users)
             items[:] = [item for item in items if item not in users]
         elif users:
             config.stash[TIERS_IN_USE].add(tier)
+
+
+def _clusters(names: Sequence[str]) -> set[str]:
+    """Cluster fixtures that a test uses; one that only wants a namespace gets it in tier (a)."""
+    used = set(names) & set(FIXTURES.values())
+    return used or ({"api"} if "namespace" in names else set())
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
