@@ -4,11 +4,11 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 STAMP := .venv/.installed
-SOURCES := operator workers kernels proto tools tests bench
+SOURCES := operator workers kernels proto tools testbed tests bench
 TESTS ?= tests
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml tools/install.sh
 	@bash tools/install.sh .venv
@@ -39,6 +39,15 @@ gen: $(STAMP) ## regenerate the protobuf code
 lock: $(STAMP) ## resolve requirements.lock anew
 	@bash tools/lock.sh
 
+cluster-up: $(STAMP) ## start a real one-node Kubernetes on this machine and leave it running
+	@$(BIN)/python -m testbed.up
+
+cluster-down: $(STAMP) ## stop that cluster and leave nothing behind
+	@$(BIN)/python -m testbed.down
+
+demo-k8s: $(STAMP) ## from nothing to an answer through Kubernetes; ARGS=--once stops it again
+	@$(BIN)/python -m testbed.demo $(ARGS)
+
 model: $(STAMP) ## train the bundled model anew on one GPU, about 6 minutes (docs/tiny-moe.md)
 	@$(BIN)/python -m tools.tiny_moe.corpus
 	@$(BIN)/python -m tools.tiny_moe.tokenizer
@@ -52,4 +61,4 @@ model-eval: $(STAMP) ## measure the bundled model's tasks on held-out inputs
 clean: ## remove everything that was installed or built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test lint format gen lock model model-eval clean
+.PHONY: help install demo test lint format gen lock cluster-up cluster-down demo-k8s model model-eval clean

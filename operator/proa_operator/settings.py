@@ -96,6 +96,7 @@ class Settings:
             has_http_routes=has_http_routes,
             rdma_resource=self.rdma_resource,
             device_groups=self.device_groups,
+            is_cluster_wide=not self.namespaces,
         )
 
 
