@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from proa_workers.core.lease import Reader
-from proa_workers.errors import StaleTransfer
+from proa_workers.errors import StaleTransfer, WorkerError
 from proa_workers.kv.peer import PeerLink
 
 
@@ -18,6 +18,7 @@ class Peers:
         self._connect = connect
         self._links: dict[str, PeerLink] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._failures: dict[str, WorkerError] = {}  # the last of each address: whoever waited for it shares it
         self._watchers: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -52,20 +53,32 @@ class Peers:
             await self._retire(address)
 
     async def _current(self, address: str, holder: Reader) -> PeerLink:
+        earlier = self._failures.get(address)
         async with self._locks.setdefault(address, asyncio.Lock()):
             link = self._links.get(address)
             if link is None or link.holder != holder:
-                fresh = await self._connect(address)
-                await self._retire(address)
-                link = self._links[address] = fresh
-                watcher = asyncio.create_task(self._watch(link))
-                self._watchers.add(watcher)
-                watcher.add_done_callback(self._watchers.discard)
+                failure = self._failures.get(address)
+                if failure is not None and failure is not earlier:
+                    raise type(failure)(str(failure))
+                link = await self._replace(address)
         if link.holder != holder:
             raise StaleTransfer(
                 f"{address} is now engine {link.holder.engine_id} epoch {link.holder.epoch}, not {holder.engine_id} "
                 f"epoch {holder.epoch}: its blocks are gone, recompute the prompt"
             )
+        return link
+
+    async def _replace(self, address: str) -> PeerLink:
+        try:
+            link = await self._connect(address)
+        except WorkerError as failure:
+            self._failures[address] = type(failure)(str(failure))  # a copy holds no traceback
+            raise
+        await self._retire(address)
+        self._links[address] = link
+        watcher = asyncio.create_task(self._watch(link))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
         return link
 
     async def _watch(self, link: PeerLink) -> None:
