@@ -1,85 +1,14 @@
-"""Scheduler: exact plans for small cases, and random traffic against the invariants with a toy model.
-
-The toy model's next token is a pure function of all tokens before it, so any wrong position, lost token or double step
-changes the output.
-"""
+"""Scheduler: exact plans for small cases (random traffic: test_scheduler_traffic.py)."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from proa_workers.core.block_pool import BlockPool
 from proa_workers.core.load import Load
-from proa_workers.core.outcome import Outcome
-from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
-from proa_workers.core.scheduler import Fetch, Limits, Scheduler
-from proa_workers.core.sequence import Phase, Sequence
+from proa_workers.core.scheduler import Scheduler
+from proa_workers.core.sequence import Sequence
 from proa_workers.errors import InvalidRequest, Saturated
 
-BLOCK = 4
-
-
-def make(seq_id: int, prompt: list[int], max_tokens: int = 3, **fields: object) -> Sequence:
-    params = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
-    row = SampleRow(params=params, seed=0, prompt_ids=prompt, output_ids=[], eos_token_ids=(0,))
-    return Sequence(seq_id=seq_id, request_id=f"r{seq_id}", row=row, **fields)
-
-
-def make_scheduler(num_blocks: int = 16, **changes: int) -> Scheduler:
-    limits = {"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_model_len": 40, "max_num_waiting": 100} | changes
-    return Scheduler(BlockPool(num_blocks, BLOCK), Limits(**limits))
-
-
-def next_token(tokens: list[int]) -> int:
-    return (sum((i + 1) * token for i, token in enumerate(tokens)) * 31 + len(tokens)) % 97 + 1
-
-
-class ToyEngine:
-    """KV pool of token ids: a step writes its rows and samples from the rows it reads back through the table."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self.rows = [[0] * BLOCK for _ in range(num_blocks)]
-
-    def step(self, plan: StepPlan) -> StepOutput:
-        for piece in plan.slices:
-            for position, token in enumerate(piece.token_ids, piece.start):
-                self.rows[piece.block_table[position // BLOCK]][position % BLOCK] = token
-        return StepOutput(sampled=tuple(self._sample(piece) for piece in plan.slices))
-
-    def receive(self, fetch: Fetch, *, is_good: bool) -> None:
-        """What a transfer writes: the prompt's rows, or anything when it fails."""
-        prompt = fetch.seq.row.prompt_ids
-        for i, block in enumerate(fetch.block_ids, fetch.first_block):
-            rows = prompt[i * BLOCK : (i + 1) * BLOCK] if is_good else []
-            self.rows[block] = rows + [-1] * (BLOCK - len(rows))
-
-    def _sample(self, piece) -> Sampled | None:
-        if piece.row is None:
-            return None
-        context = [self.rows[piece.block_table[i // BLOCK]][i % BLOCK] for i in range(piece.end)]
-        return Sampled(token_id=next_token(context))
-
-
-def shape(plan: StepPlan | None) -> list[tuple[int, int, int]]:
-    return [] if plan is None else [(p.seq_id, p.start, len(p.token_ids)) for p in plan.slices]
-
-
-def run(scheduler: Scheduler, engine: ToyEngine, max_steps: int = 2000) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for _ in range(max_steps):
-        turn = scheduler.schedule()
-        outcomes += turn.outcomes
-        if turn.plan is not None:
-            assert turn.plan.num_tokens <= scheduler.limits.max_num_batched_tokens
-            outcomes += scheduler.commit(turn.plan, engine.step(turn.plan))
-        scheduler.pool.check()
-        if scheduler.is_idle:
-            return outcomes
-    raise AssertionError("the scheduler does not come to rest")
+from tests.unit.toy_scheduler import BLOCK, ToyEngine, make, make_scheduler, run, shape
 
 
 def test_long_prompt_is_chunked_and_decodes_go_first() -> None:
@@ -226,83 +155,6 @@ def test_full_queue_is_saturated() -> None:
     scheduler.add([make(1, [1])])
     with pytest.raises(Saturated, match="1 requests wait"):
         scheduler.add([make(2, [1])])
-
-
-def expected(prompt: list[int], max_tokens: int, max_len: int) -> list[int]:
-    tokens = list(prompt)
-    while len(tokens) < min(len(prompt) + max_tokens, max_len):
-        tokens.append(next_token(tokens))
-    return tokens[len(prompt) :]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    seed=st.integers(0, 10**9),
-    num_blocks=st.integers(10, 24),
-    num_requests=st.integers(1, 12),
-    budget=st.integers(1, 16),
-)
-def test_random_traffic_is_exact_and_leaves_nothing(seed: int, num_blocks: int, num_requests: int, budget: int) -> None:
-    pick = random.Random(seed)
-    scheduler = make_scheduler(num_blocks, max_num_batched_tokens=budget, max_num_seqs=pick.randint(1, 6))
-    engine = ToyEngine(num_blocks)
-    shared = [pick.randint(1, 9) for _ in range(12)]
-    seqs: dict[int, Sequence] = {}
-    pinned: list[tuple[int, ...]] = []
-    for seq_id in range(num_requests):
-        prompt = shared[: pick.randint(0, 12)] + [pick.randint(1, 9) for _ in range(pick.randint(1, 15))]
-        kind = pick.choice(["plain", "plain", "hand-off", "remote", "sibling"])
-        leader = seqs[seq_id - 1] if kind == "sibling" and seq_id and not seqs[seq_id - 1].is_hand_off else None
-        seqs[seq_id] = make(
-            seq_id,
-            leader.row.prompt_ids if leader else prompt,
-            pick.randint(1, 14),
-            is_hand_off=kind == "hand-off",
-            num_remote_tokens=len(prompt) - 1 if kind == "remote" else 0,
-            leader=leader,
-        )
-    fetches: list[Fetch] = []
-    arrivals = list(seqs.values())
-    aborted: set[int] = set()
-    for _ in range(3000):
-        if arrivals and pick.random() < 0.4:
-            scheduler.add([arrivals.pop()])
-        turn = scheduler.schedule()
-        outcomes = list(turn.outcomes)
-        fetches += turn.fetches
-        if fetches and pick.random() < 0.5:
-            fetch = fetches.pop(pick.randrange(len(fetches)))
-            is_good = pick.random() < 0.7
-            engine.receive(fetch, is_good=is_good)
-            scheduler.fetched(fetch.seq.seq_id, is_good=is_good)
-        if pick.random() < 0.02:
-            aborted |= {s.seq_id for s in scheduler.abort(f"r{pick.randrange(num_requests)}")}
-        if turn.plan is not None:
-            outcomes += scheduler.commit(turn.plan, engine.step(turn.plan))
-        pinned += [o.pinned for o in outcomes if o.pinned]
-        if pinned and pick.random() < 0.5:
-            scheduler.pool.unpin(pinned.pop())
-        scheduler.pool.check()
-        if not arrivals and scheduler.is_idle and not pinned:
-            break
-    scheduler.pool.check(idle=True)
-    assert scheduler.pool.num_free == num_blocks
-    for seq in seqs.values():
-        assert seq.phase is Phase.FINISHED
-        if not seq.is_hand_off and seq.seq_id not in aborted:
-            assert seq.row.output_ids == expected(seq.row.prompt_ids, seq.row.params.max_tokens, 40)
-
-
-def test_toy_engine_catches_a_wrong_block_table() -> None:
-    """Planted fault: a stale table must change the output, else the test above proves nothing."""
-    scheduler, engine = make_scheduler(), ToyEngine(16)
-    seq = make(1, list(range(1, 8)))
-    scheduler.add([seq])
-    turn = scheduler.schedule()
-    scheduler.commit(turn.plan, engine.step(turn.plan))
-    seq._table[0] = 9
-    run(scheduler, engine)
-    assert seq.row.output_ids != expected(seq.row.prompt_ids, 3, 40)
 
 
 def test_waiting_for_room_does_not_renew_the_prefix_that_it_waits_with() -> None:
