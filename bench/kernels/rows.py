@@ -16,7 +16,7 @@ from proa_kernels.moe_align import Alignment, empty_alignment, moe_align
 from proa_kernels.moe_gemm import moe_combine
 from proa_kernels.testing import relative_error, tolerance
 
-from bench.kernels.arms import ALIGN_ARMS
+from bench.kernels.arms import align_arms
 from bench.kernels.candidates import Candidate, Kind, candidates
 from bench.kernels.measure import Ceilings, Timing, time_launches
 from bench.kernels.moe_problem import MoeShape, Problem
@@ -53,7 +53,7 @@ def align_rows(ceilings: Ceilings) -> Iterator[Row]:
         ids = [_random_ids(tokens) for _ in range(NUM_ROTATED)]
         outputs = empty_alignment(tokens * 8, 256, 64, ids[0].device).tensors()
         floor_us = 8.0 * tokens * 8 / ceilings.copy_bytes * 1e6
-        for name, launch in ALIGN_ARMS.items():
+        for name, launch in align_arms().items():
             timing = time_launches([partial(launch, one, 64, None, None, outputs) for one in ids])
             yield Row(
                 name=f"align {name} {tokens}x8", timing=timing, floor_us=floor_us,
@@ -65,7 +65,7 @@ def align_rows(ceilings: Ceilings) -> Iterator[Row]:
 def _large_align_rows(ceilings: Ceilings) -> Iterator[Row]:
     ids = torch.randint(0, 256, (16384, 1024), device="cuda", dtype=torch.int32)
     outputs = empty_alignment(ids.numel(), 256, 64, ids.device).tensors()
-    for name, launch in ALIGN_ARMS.items():
+    for name, launch in align_arms().items():
         yield Row(
             name=f"align {name} 16384x128x8", timing=time_launches([partial(launch, ids, 64, None, None, outputs)]),
             floor_us=8.0 * ids.numel() / ceilings.copy_bytes * 1e6, public_us=8399.0, bound_us=134.0,

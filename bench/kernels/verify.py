@@ -23,7 +23,7 @@ from proa_kernels.testing import Guarded, alignment_faults, poison_, relative_er
 from triton.errors import TritonError
 from triton.runtime.errors import OutOfResources
 
-from bench.kernels.arms import ALIGN_ARMS, AlignLaunch
+from bench.kernels.arms import AlignLaunch, align_arms
 from bench.kernels.candidates import Candidate, all_candidates
 from bench.kernels.moe_problem import MoeShape, Problem
 
@@ -43,7 +43,7 @@ Check = Callable[[], str]
 
 
 def checks() -> Iterator[tuple[str, Check]]:
-    for name, launch in ALIGN_ARMS.items():
+    for name, launch in align_arms().items():
         for tokens in (1, 8, 16, 128, 200, 1024, 4096, 16384):
             yield f"align {name} {tokens}", partial(_align, launch, tokens)
         yield f"align {name} graph and streams", partial(_align_graph, launch)

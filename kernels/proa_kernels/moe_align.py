@@ -15,6 +15,7 @@ import torch
 
 from proa_kernels.arch import arm_for
 from proa_kernels.moe_align_triton import launch_align
+from proa_kernels.native import launch_align_native
 
 MAX_EXPERTS = 4096
 
@@ -147,10 +148,12 @@ def _moe_align_op(
     expert_map: torch.Tensor | None,
     num_tokens: torch.Tensor | None,
 ) -> tuple[torch.Tensor, ...]:
-    if arm_for("moe_align", ids.device) == "reference":
+    arm = arm_for("moe_align", ids.device)
+    if arm == "reference":
         return align_ref(ids, num_experts, block_rows, expert_map, num_tokens)
     outputs = empty_alignment(ids.numel(), num_experts, block_rows, ids.device).tensors()
-    launch_align(ids, block_rows, expert_map, num_tokens, outputs)
+    launch = launch_align_native if arm == "native" else launch_align
+    launch(ids, block_rows, expert_map, num_tokens, outputs)
     return outputs
 
 
