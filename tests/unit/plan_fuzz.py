@@ -54,7 +54,7 @@ def _world(random: Random, seed: int, invariants: Invariants) -> World:
         pools={"prefill": {"nodesPerGroup": random.choice([1, 1, 2])}},
     )
     behaviours = {model: Behaviour(start_seconds=random.choice([5.0, 20.0, 90.0])) for model in MODELS}
-    return World(first, seed=seed, behaviours=behaviours, watchers=[invariants])
+    return World(first, seed=seed, behaviours=behaviours, watchers=[invariants], period=120.0, load_steps=3)
 
 
 def _hurt(world: World, random: Random) -> None:

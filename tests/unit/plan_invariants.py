@@ -9,7 +9,7 @@ from proa_operator.api.service import Topology
 from proa_operator.names import Role
 from proa_operator.plan.actions import Action, Delete, Route, Ungate
 
-from tests.unit.plan_world import Set, World
+from tests.unit.plan_world import AFTER_PROBE, Set, World
 
 
 class Broken(AssertionError):
@@ -58,12 +58,12 @@ def one_revision_per_protocol(world: World) -> None:
 
 
 def is_counted(world: World, owner: Set) -> bool:
-    """Ready for traffic, or was once and crashed; not on its way out."""
+    """Ready for traffic, held back or not, or was once and crashed; not on its way out."""
     if owner.is_deleting or owner.memo.drain is not None:
         return False
     pods = world.pods_of(owner)
     is_up = len(pods) == owner.num_pods and all(pod.is_loaded and not pod.is_terminating for pod in pods)
-    return owner.has_served or (is_up and any(pod.is_routable for pod in pods))
+    return owner.has_served or (is_up and any(pod.route_reason in AFTER_PROBE for pod in pods))
 
 
 def counted_capacity(world: World) -> Fraction:

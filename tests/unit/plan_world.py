@@ -131,6 +131,8 @@ class World:
     """By model URI."""
     period: float = 15.0
     """Longest time between two plans, as the shell's ticker has it."""
+    load_steps: int = 10
+    """How often a loading worker is seen to be further."""
     watchers: list[Watcher] = field(default_factory=list)
     neighbours: list[World] = field(default_factory=list)
     """Other services on the same nodes."""
@@ -363,8 +365,9 @@ class World:
         if how.is_silent:
             return
         seconds = how.start_seconds * self.random.uniform(0.7, 1.3)
-        for tenth in range(1, 10):
-            self.after(seconds * tenth / 10, lambda tenth=tenth: self._load(pod, life, tenth / 10))  # type: ignore[misc]
+        for done in range(1, self.load_steps):
+            share = done / self.load_steps
+            self.after(seconds * share, lambda share=share: self._load(pod, life, share))  # type: ignore[misc]
         if not how.is_broken:
             self.after(seconds, lambda: self._loaded(pod, life))
         if how.crash_after is not None:

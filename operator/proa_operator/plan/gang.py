@@ -8,7 +8,7 @@ from proa_operator.names import Role
 from proa_operator.plan import health
 from proa_operator.plan.actions import Remember, Ungate
 from proa_operator.plan.memo import Why
-from proa_operator.plan.nodes import Rooms, ailment
+from proa_operator.plan.nodes import Rooms
 from proa_operator.plan.renderer import key_of
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
@@ -18,18 +18,21 @@ from proa_operator.plan.step import Steps, Wake
 def gates(situation: Situation) -> Steps:
     """Ungate what has room, finish what was begun, and take back what is only partly bound."""
     fresh: list[Standing] = []
+    begun: list[Standing] = []
     for standing in situation.standings:
         if standing.is_leaving:
             continue
         if is_waiting(standing):
             fresh.append(standing)
-            continue
-        gated = tuple(pod.name for pod in standing.live if pod.is_gated and pod.uid in standing.group.memo.members)
-        if gated:
-            yield _ungate(situation, standing, gated)
-        yield from _take_back(situation, standing)
+        elif any(pod.is_gated and pod.uid in standing.group.memo.members for pod in standing.live):
+            begun.append(standing)
+        else:
+            yield from _take_back(situation, standing)
+    rooms = _rooms_of(situation, fresh + begun)
+    for standing in begun:
+        yield _ungate(standing, rooms)
     startable = [standing for standing in fresh if _has_model(situation, standing)]
-    yield from _admit(situation, sorted(startable, key=lambda standing: standing.group.index))
+    yield from _admit(situation, sorted(startable, key=lambda standing: standing.group.index), rooms)
 
 
 def is_waiting(standing: Standing) -> bool:
@@ -72,8 +75,7 @@ def short_of_room(situation: Situation) -> list[Standing]:
     ]
 
 
-def _admit(situation: Situation, fresh: list[Standing]) -> Steps:
-    rooms = _rooms_of(situation, fresh)
+def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms]) -> Steps:
     starts = {role: situation.budget(role) - _num_started(situation, role) for role in Role}
     for standing in fresh:
         group = standing.group
@@ -83,13 +85,14 @@ def _admit(situation: Situation, fresh: list[Standing]) -> Steps:
             continue
         room = rooms.get(group.revision)
         if starts[group.role] <= 0 or (room is not None and not room.has(*_sizes(situation, standing, fresh))):
+            yield Wake(at=situation.now + situation.settings.regate_seconds)
             continue
         starts[group.role] -= 1
         for taken in rooms.values():
             taken.take(group.num_pods)
         uids = frozenset(pod.uid for pod in standing.live)
         yield Remember(group=group.name, memo=replace(group.memo, members=uids, admitted_at=situation.now))
-        yield _ungate(situation, standing, tuple(pod.name for pod in standing.live))
+        yield _ungate(standing, rooms)
 
 
 def _num_started(situation: Situation, role: Role) -> int:
@@ -127,15 +130,11 @@ def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
     }
 
 
-def _ungate(situation: Situation, standing: Standing, pods: tuple[str, ...]) -> Ungate:
+def _ungate(standing: Standing, rooms: dict[str, Rooms]) -> Ungate:
     """The scheduler knows taints and cordons by itself, but not which node has a broken device."""
-    demand = situation.demand(standing.group.revision)
-    sick = (
-        node.name
-        for node in (situation.observed.nodes or {}).values()
-        if not node.is_unschedulable and ailment(node, demand, situation.settings)
-    )
-    return Ungate(group=standing.group.name, pods=pods, avoid=tuple(sorted(sick)))
+    room = rooms.get(standing.group.revision)
+    pods = tuple(pod.name for pod in standing.live if pod.is_gated)
+    return Ungate(group=standing.group.name, pods=pods, avoid=() if room is None else tuple(sorted(room.sick)))
 
 
 def _take_back(situation: Situation, standing: Standing) -> Steps:

@@ -47,22 +47,24 @@ def ailment(node: NodeState, demand: Demand, settings: PlanSettings) -> str:
     for taint in node.taints:
         if taint.key in settings.unhealthy_taints:
             return f"the node has the taint {taint.key}"
-    for resource in (*demand.resources, *settings.device_resources):
-        offered, all_of_them = node.allocatable.get(resource, 0), node.capacity.get(resource, 0)
-        if offered < all_of_them:
-            return f"only {offered} of {all_of_them} {resource} are healthy"
+    if node.allocatable != node.capacity:
+        for resource in (*demand.resources, *settings.device_resources):
+            offered, all_of_them = node.allocatable.get(resource, 0), node.capacity.get(resource, 0)
+            if offered < all_of_them:
+                return f"only {offered} of {all_of_them} {resource} are healthy"
+    labels = dict(node.labels)
     for rule in demand.rules:
-        if rule.is_negated and not rule.holds(dict(node.labels)):
-            return f"the node has the label {rule.key}={node.labels.get(rule.key, '')}"
+        if rule.is_negated and not rule.holds(labels):
+            return f"the node has the label {rule.key}={labels.get(rule.key, '')}"
     return ""
 
 
-def is_eligible(node: NodeState, demand: Demand, settings: PlanSettings) -> bool:
-    """A new pod may land there, room apart."""
+def is_open(node: NodeState, demand: Demand) -> bool:
+    """A new pod may land on this healthy node, room apart."""
+    labels = dict(node.labels)
     return (
         node.is_ready
-        and not ailment(node, demand, settings)
-        and all(rule.holds(dict(node.labels)) for rule in demand.rules)
+        and all(rule.holds(labels) for rule in demand.rules if not rule.is_negated)
         and all(_tolerates(demand.tolerations, taint) for taint in node.taints)
     )
 
@@ -83,9 +85,14 @@ class Rooms:
         self._rooms: dict[str, int] = {}
         self._num_nodes: Counter[str] = Counter()
         self._taken = taken
+        self.sick: list[str] = []
+        """Nodes that the scheduler would take and that have a broken device."""
         for node in nodes:
-            fits = room(node, demand)
-            if fits and is_eligible(node, demand, settings):
+            if not (fits := room(node, demand)) or node.is_unschedulable:
+                continue
+            if ailment(node, demand, settings):
+                self.sick.append(node.name)
+            elif is_open(node, demand):
                 domain = node.labels.get(demand.topology_key, "") if demand.topology_key else ""
                 self._rooms[domain] = self._rooms.get(domain, 0) + fits
                 self._num_nodes[domain] += 1
