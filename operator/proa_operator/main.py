@@ -62,11 +62,16 @@ async def operate(settings: Settings, planner: PlannerFor) -> None:
 
 
 async def _watch(runtime: Runtime, settings: Settings, stop: asyncio.Event) -> None:
-    """kopf handles signals; its streams end here."""
+    """kopf handles signals. At its end it waits for its own waiter on the flag, unless that is set."""
+
+    async def end() -> None:
+        await runtime.stop()
+        stop.set()
+
     quiet_kopf()
     kinds = runtime.watched_kinds()
     await kopf.operator(
-        registry=registry_for(kinds, runtime.on_event),
+        registry=registry_for(kinds, runtime.on_event, end),
         settings=settings_for(kinds, sees_all_pods=runtime.sees_nodes and not settings.namespaces),
         standalone=True,
         clusterwide=not settings.namespaces,

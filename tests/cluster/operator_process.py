@@ -35,9 +35,11 @@ class Operator:
         *,
         pod: str = "operator-a",
         kubeconfig: Path | None = None,
+        program: tuple[str, ...] = ("-m", "proa_operator.main"),
         **settings: str,
     ) -> None:
-        """`settings` are environment variables that differ from the usual ones."""
+        """`settings` are environment variables that differ from the usual ones; `program` is what Python runs."""
+        self.program = program
         self.bed, self.pod = bed, pod
         self.health, self.metrics = free_ports(2, "127.0.0.1")
         self.log = bed.run / f"{namespace}-{pod}.log"
@@ -70,7 +72,7 @@ class Operator:
     def start(self) -> None:
         """Returns at once."""
         with self.log.open("ab") as log:
-            argv = [sys.executable, "-m", "proa_operator.main"]
+            argv = [sys.executable, *self.program]
             self.process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
 
     def stop(self) -> int:
@@ -85,6 +87,10 @@ class Operator:
         assert self.process is not None
         self.process.kill()
         self.process.wait(STOP_SECONDS)
+
+    def has_died(self) -> bool:
+        """Whether its process has ended."""
+        return self.process is None or self.process.poll() is not None
 
     def samples(self) -> dict[str, float]:
         """Its metrics by name with labels; empty while it does not answer."""
@@ -119,6 +125,9 @@ class WorkerDouble(rpc.WorkerAdminServicer):
         if self.refuses:
             context.abort(grpc.StatusCode.UNAVAILABLE, "no route to the peer")
         return pb.ProbeReply(transport="tcp", bytes=1, seconds=0.001)
+
+    def SetRole(self, request: pb.SetRoleRequest, context: grpc.ServicerContext) -> pb.SetRoleReply:  # noqa: N802
+        return pb.SetRoleReply(role=request.role)
 
     def Drain(  # noqa: N802
         self, request: pb.DrainRequest, context: grpc.ServicerContext

@@ -2,65 +2,104 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
-from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
-from testbed.errors import BedError
 from tests.cluster.kinds import apply_kinds
-from tests.cluster.operator_process import Doubles, Operator, condition, sim_service
+from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children, service, writes
+from tests.cluster.operator_process import Doubles, Operator, sim_service
 
-SETTLE_SECONDS = 60.0
-GONE = "statefulsets,pods,services,deployments,poddisruptionbudgets,controllerrevisions,networkpolicies,workerpools"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prepared(api: ControlPlane) -> None:
-    apply_kinds(api)
-    if not api.get("nodes").get("items"):
-        api.nodes.add("life-0", "life-1")
+REST_SECONDS = 12.0
 
 
 @pytest.fixture(scope="module")
-def doubles() -> Iterator[Doubles]:
+def doubles(api: ControlPlane) -> Iterator[Doubles]:
+    apply_kinds(api)
+    if not api.get("nodes").get("items"):
+        api.nodes.add("life-0", "life-1")
     with Doubles() as found:
         yield found
 
 
-def service(api: ControlPlane, namespace: str, name: str = "tiny") -> Document:
-    return api.get("disaggregatedservices", name, namespace)
-
-
-def await_available(api: ControlPlane, namespace: str, name: str = "tiny") -> Document:
-    def settled() -> bool:
-        found = service(api, namespace, name)
-        has_followed = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-        return has_followed and condition(found, "Available") == "True" and condition(found, "Progressing") == "False"
-
-    try:
-        api.until(settled, what=f"{name} to be Available and settled", seconds=SETTLE_SECONDS)
-    except BedError as error:
-        kinds = "disaggregatedservices,pods,statefulsets,events"
-        raise BedError(f"{error}\n{api.kubectl('get', kinds, f'--namespace={namespace}')}") from None
-    return service(api, namespace, name)
-
-
-def test_a_service_becomes_available_and_leaves_nothing_behind(
-    api: ControlPlane, namespace: str, doubles: Doubles
-) -> None:
-    with Operator(api, namespace) as operator:
+@pytest.fixture
+def operator(api: ControlPlane, namespace: str, doubles: Doubles) -> Iterator[Operator]:
+    with Operator(api, namespace) as found:
         api.apply(sim_service(doubles), f"--namespace={namespace}")
-        found = await_available(api, namespace)
-        assert found["status"]["columns"] == {"prefill": "1/1", "decode": "1/1", "state": "Serving"}
-        for pod in api.get("pods", namespace=namespace, selector="proa.dev/group")["items"]:
-            held = {entry["type"]: entry for entry in pod["status"]["conditions"]}
-            assert "schedulingGates" not in pod["spec"]
-            assert held["proa.dev/routable"]["status"] == held["Ready"]["status"] == "True"
-        pool = api.get("workerpools", "tiny-decode", namespace)
-        assert (pool["spec"]["replicas"], pool["status"]["replicas"], pool["status"]["readyReplicas"]) == (1, 1, 1)
-        api.kubectl("delete", "disaggregatedservice", "tiny", f"--namespace={namespace}", "--timeout=30s")
-        left = lambda: api.get(GONE, namespace=namespace, selector="proa.dev/service")["items"]  # noqa: E731
-        api.until(lambda: not left(), what="all children to be gone", seconds=SETTLE_SECONDS)
-        assert operator.stop() == 0
+        await_settled(api, namespace)
+        yield found
+
+
+@pytest.mark.usefixtures("operator")
+def test_pods_are_ungated_probed_and_routed(api: ControlPlane, namespace: str) -> None:
+    found = service(api, namespace)
+    assert found["status"]["columns"] == {"prefill": "1/1", "decode": "1/1", "state": "Serving"}
+    assert "finalizers" not in found["metadata"]
+    for pod in api.get("pods", namespace=namespace, selector="proa.dev/group")["items"]:
+        held = {entry["type"]: entry["status"] for entry in pod["status"]["conditions"]}
+        assert "schedulingGates" not in pod["spec"]
+        assert held["proa.dev/routable"] == held["Ready"] == "True"
+    pool = api.get("workerpools", "tiny-decode", namespace)
+    assert (pool["spec"]["replicas"], pool["status"]["replicas"], pool["status"]["readyReplicas"]) == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("operator")
+def test_at_rest_nothing_is_written_but_the_lease(api: ControlPlane, namespace: str) -> None:
+    time.sleep(3.0)  # the last events of the start
+    since = datetime.now(UTC).isoformat()
+    time.sleep(REST_SECONDS)  # the subject of the test: what happens when nothing does
+    assert writes(api, namespace, since=since) == []
+    assert [event for event in api.audit() if event.resource == "leases" and event.received >= since]
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_wiped_status_is_rebuilt(api: ControlPlane, namespace: str) -> None:
+    before = service(api, namespace)["status"]
+    patch = json.dumps([{"op": "replace", "path": "/status", "value": {}}])
+    target = ("disaggregatedservice", "tiny", f"--namespace={namespace}", "--subresource=status")
+    api.kubectl("patch", *target, "--type=json", f"--patch={patch}")
+    after = await_settled(api, namespace)["status"]
+    assert (after["revision"], after["pools"], after["columns"]) == (
+        before["revision"],
+        before["pools"],
+        before["columns"],
+    )
+
+
+@pytest.mark.usefixtures("operator")
+@pytest.mark.parametrize("kind", ["service", "networkpolicy", "poddisruptionbudget", "workerpool", "deployment"])
+def test_a_child_deleted_by_hand_comes_back(api: ControlPlane, namespace: str, kind: str) -> None:
+    listed = api.get(kind, namespace=namespace, selector="proa.dev/service")["items"]
+    old = listed[0]["metadata"]
+    api.kubectl("delete", kind, old["name"], f"--namespace={namespace}")
+
+    def is_back() -> bool:
+        new = api.get(kind, old["name"], namespace)["metadata"]
+        return bool(new["uid"] != old["uid"])
+
+    api.until(is_back, what=f"another {kind} {old['name']}", seconds=SETTLE_SECONDS)
+    await_settled(api, namespace)
+
+
+@pytest.mark.usefixtures("operator")
+def test_pools_follow_kubectl_scale(api: ControlPlane, namespace: str) -> None:
+    def has(groups: int) -> bool:
+        found = children(api, namespace)
+        sets = [name for kind, name in found if kind == "StatefulSet" and "-decode-" in name]
+        status = api.get("workerpools", "tiny-decode", namespace)["status"]
+        return bool(len(sets) == groups == status["readyReplicas"])
+
+    for groups in (2, 1):
+        api.kubectl("scale", "workerpool", "tiny-decode", f"--namespace={namespace}", f"--replicas={groups}")
+        api.until(partial(has, groups), what=f"{groups} decode groups", seconds=SETTLE_SECONDS)
+
+
+def test_deleting_a_service_leaves_nothing_behind(api: ControlPlane, namespace: str, operator: Operator) -> None:
+    api.kubectl("delete", "disaggregatedservice", "tiny", f"--namespace={namespace}", "--timeout=30s")
+    api.until(lambda: not children(api, namespace), what="all children to be gone", seconds=2 * SETTLE_SECONDS)
+    assert operator.stop() == 0

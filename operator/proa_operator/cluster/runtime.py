@@ -95,10 +95,10 @@ class Runtime:
             self._spawn(work)
 
     async def stop(self) -> None:
-        """Ends all parts; the lease is given back last."""
-        for task in self._tasks:
+        """Ends all parts, and gives the lease back when nothing is written any more. May be called again."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.remove_done_callback(self._ended)
-        for task in self._tasks:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self.workers.close()
@@ -181,7 +181,8 @@ class Runtime:
         task.add_done_callback(self._ended if is_endless else self._ended_early)
 
     def _ended_early(self, task: asyncio.Task[None]) -> None:
-        self._tasks.remove(task)
+        if task in self._tasks:
+            self._tasks.remove(task)
         if not task.cancelled() and task.exception() is not None:
             self._ended(task)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
@@ -49,10 +49,13 @@ def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.Operat
     return settings
 
 
-def registry_for(kinds: tuple[Kind, ...], on_event: OnEvent) -> kopf.OperatorRegistry:
-    """One handler for each kind."""
+def registry_for(
+    kinds: tuple[Kind, ...], on_event: OnEvent, on_end: Callable[[], Awaitable[None]]
+) -> kopf.OperatorRegistry:
+    """One handler for each kind. `on_end` is awaited before kopf waits for what still runs."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
+    kopf.on.cleanup(registry=registry)(_cleanup(on_end))
     for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(
             _handler(kind, on_event)
@@ -71,6 +74,13 @@ def _handler(kind: Kind, on_event: OnEvent) -> Callable[..., Any]:
         on_event(kind, event["type"] or "", event["object"])
 
     return handle
+
+
+def _cleanup(on_end: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
+    async def clean_up(**_: Any) -> None:
+        await on_end()
+
+    return clean_up
 
 
 async def _login(**_: Any) -> kopf.ConnectionInfo:

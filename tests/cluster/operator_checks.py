@@ -1,0 +1,72 @@
+"""What tests of the operator wait for and compare."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from testbed.audit import AuditEvent
+from testbed.cluster import Cluster, Document
+from testbed.errors import BedError
+from tests.cluster.operator_process import condition
+
+SETTLE_SECONDS = 60.0
+CHILDREN = (
+    "statefulsets,pods,services,deployments,serviceaccounts,rolebindings,poddisruptionbudgets,networkpolicies,"
+    "controllerrevisions,workerpools"
+)
+
+
+def service(bed: Cluster, namespace: str, name: str = "tiny") -> Document:
+    """The DisaggregatedService."""
+    return bed.get("disaggregatedservices", name, namespace)
+
+
+def await_settled(bed: Cluster, namespace: str, name: str = "tiny", *, seconds: float = SETTLE_SECONDS) -> Document:
+    """Available, rolled out, and at the present generation."""
+
+    def settled() -> Document | None:
+        found = service(bed, namespace, name)
+        has_followed = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        is_settled = condition(found, "Available") == "True" and condition(found, "Progressing") == "False"
+        return found if has_followed and is_settled else None
+
+    try:
+        found: Document = bed.until(settled, what=f"{name} to be Available and settled", seconds=seconds)
+    except BedError as error:
+        kinds = "disaggregatedservices,pods,statefulsets,events"
+        raise BedError(f"{error}\n{bed.kubectl('get', kinds, f'--namespace={namespace}')}") from None
+    return found
+
+
+def children(bed: Cluster, namespace: str) -> dict[tuple[str, str], Document]:
+    """All objects that belong to a service, by kind and name."""
+    found = bed.get(CHILDREN, namespace=namespace, selector="proa.dev/service")["items"]
+    return {(item["kind"], item["metadata"]["name"]): item for item in found}
+
+
+def shape(bed: Cluster, namespace: str) -> dict[tuple[str, str], Any]:
+    """What two runs of the same manifest must have in common: kinds, names and specs, without what is random."""
+    found = children(bed, namespace)
+    return {key: _bare(item) for key, item in found.items() if key[0] not in ("Pod", "ControllerRevision")}
+
+
+def writes(bed: Cluster, namespace: str, *, since: str = "") -> list[AuditEvent]:
+    """Writes by the operator in the namespace from a moment on (RFC 3339), but those of the Lease."""
+    return [
+        event
+        for event in bed.audit()
+        if event.user_agent.startswith("proa-operator")
+        and event.namespace == namespace
+        and event.verb in ("create", "update", "patch", "delete")
+        and event.resource not in ("leases", "selfsubjectaccessreviews")
+        and event.received >= since
+    ]
+
+
+def _bare(item: Document) -> Any:
+    spec = json.loads(json.dumps(item.get("spec", item.get("roleRef", {}))))
+    for name in ("clusterIP", "clusterIPs"):
+        if spec.get(name) not in (None, "None", ["None"]):
+            del spec[name]
+    return spec
