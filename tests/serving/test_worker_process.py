@@ -1,12 +1,10 @@
-"""One real `proa-worker` process of the sim engine: every RPC, drain on SIGTERM, and users' mistakes at start."""
+"""One real `proa-worker` process of the sim engine: every RPC, drain and SIGTERM."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +21,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from proa_operator.local.ports import FreePorts
 from proa_proto.v1 import worker_admin_pb2 as admin_pb
 from proa_proto.v1 import worker_admin_pb2_grpc
-from proa_workers import main as worker_main
 from smg_grpc_proto import vllm_engine_pb2 as pb
 from smg_grpc_proto import vllm_engine_pb2_grpc
 from smg_grpc_proto.generated import common_pb2
@@ -322,65 +319,3 @@ def test_drain_rpc_reports_until_done() -> None:
     assert (progress[-1].is_done, progress[-1].running, progress[-1].leases) == (True, 0, 0)
     assert list(call)[-1].complete.completion_tokens == 300
     assert worker.stop() == 0
-
-
-def corrupt(folder: Path, how: str) -> None:
-    if how == "no config":
-        (folder / "config.json").unlink()
-    elif how == "unknown architecture":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GptForCausalLM"]}))
-    elif how == "bad json":
-        (folder / "config.json").write_text("{")
-    elif how == "truncated":
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:100_000])
-    elif how == "no weights":
-        (folder / "model.safetensors").unlink()
-    elif how == "mis-shaped":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "hidden_size": config["hidden_size"] * 2}))
-    else:
-        (folder / "tokenizer.json").write_text("[]")
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("no config", "config.json"),
-        ("unknown architecture", "GptForCausalLM"),
-        ("bad json", "config.json"),
-        ("truncated", "model.safetensors"),
-        ("no weights", "safetensors"),
-        ("mis-shaped", "shape"),
-        ("bad tokenizer", "tokenizer.json"),
-    ],
-)
-def test_bad_checkpoints_exit_2_with_one_line(tmp_path, monkeypatch, capsys, how: str, message: str) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(MODEL, folder)
-    corrupt(folder, how)
-    assert message in exit_2(monkeypatch, capsys, "--model", str(folder), "--device", "cpu")
-
-
-def test_port_in_use_exits_2_with_one_line(worker, monkeypatch, capsys) -> None:
-    port = str(worker.ports["port"])
-    line = exit_2(monkeypatch, capsys, "--model", str(MODEL), "--port", port)
-    assert f"--port 127.0.0.1:{port} cannot be used" in line
-
-
-def test_missing_model_folder_exits_2_with_one_line(monkeypatch, capsys) -> None:
-    assert "model folder nowhere does not exist" in exit_2(monkeypatch, capsys, "--model", "nowhere")
-
-
-def exit_2(monkeypatch, capsys, *args: str) -> str:
-    ports = [word for flag in FLAGS for word in (f"--{flag}", str(next_port()))]
-    monkeypatch.setattr(sys, "argv", ["proa-worker", *ports, *args])
-    for name in [name for name in os.environ if name.startswith("PROA_")]:
-        monkeypatch.delenv(name)
-    with pytest.raises(SystemExit) as caught:
-        worker_main.main()
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("proa-worker:")]
-    assert caught.value.code == 2
-    assert len(lines) == 1
-    return lines[0]
