@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -61,6 +62,36 @@ def test_floor(kind: Topology, desired: dict[Role, int], lost: int, wanted: Frac
 )
 def test_matched_numbers_of_three_to_two(ready: dict[Role, int], wanted: dict[Role, int]) -> None:
     assert topology.matched(DISAGGREGATED, ready, {P: 3, D: 2}) == wanted
+
+
+def served(revisions: list[tuple[int, int]], size: tuple[int, int]) -> Fraction:
+    desired = dict(zip((P, D), size, strict=True))
+    return sum((topology.capacity(DISAGGREGATED, {P: p, D: d}, desired) for p, d in revisions), Fraction(0))
+
+
+def may_go(revisions: list[tuple[int, int]], which: int, size: tuple[int, int]) -> bool:
+    """A prefill or a decode group of one revision may leave without a loss below what is desired."""
+    prefill, decode = revisions[which]
+    for fewer in ((prefill - 1, decode), (prefill, decode - 1)):
+        rest = served([*revisions[:which], fewer, *revisions[which + 1 :]], size)
+        if min(fewer) >= 0 and (rest >= 1 or rest == served(revisions, size)):
+            return True
+    return False
+
+
+def test_two_revisions_with_all_surge_used_can_always_hand_over() -> None:
+    for size in itertools.product(range(1, 9), repeat=2):
+        for old in itertools.product(range(size[0] + 1), range(size[1] + 1)):
+            new = (size[0] + 1 - old[0], size[1] + 1 - old[1])
+            if any(old) and served([old, new], size) >= 1:
+                assert may_go([old, new], 0, size), f"{old} and {new} of {size}"
+
+
+def test_three_revisions_can_lock() -> None:
+    new, *others = revisions = [(2, 2), (2, 1), (2, 1)]
+    assert new
+    assert served(revisions, (5, 3)) > 1
+    assert not any(may_go(revisions, which, (5, 3)) for which in range(1, 1 + len(others)))
 
 
 def aggregated(decode: int, *, prefill: int | None = None, **fields: Any) -> Any:

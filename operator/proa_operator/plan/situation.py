@@ -135,7 +135,7 @@ def _growing(situation: Situation) -> str:
     """Never more than two revisions share the pools.
 
     Two can always hand capacity over, one pair or one surplus group at a time. Three can lock each other: with 5:3
-    groups wanted and a surge of 1, revisions of 2:2, 2:1 and 2:1 leave no group that may go and no room for another.
+    groups wanted and a surge of 1, 2:2 new groups beside 2:1 and 2:1 leave no room for more and no old one that may go.
     So a target that finds two others serving waits until one of them has taken the other's place: the one that is known
     to be good, for a change of mind midway often means that the new one is not; else the larger.
     """
