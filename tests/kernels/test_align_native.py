@@ -115,7 +115,7 @@ RACE = "  __syncthreads();\n  for (int e = threadIdx.x; e < p.num_experts; e += 
 PLANTED = {
     "no barrier before the waves are summed": (RACE, RACE.partition("\n")[2]),
     "ranks count later lanes": ("((1ull << lane) - 1)", "~((2ull << lane) - 1)"),
-    "tiles do not advance": ("base[e] += tile_count[e];", ""),
+    "tiles do not advance": ("base[e] += tile_count[e];", ";"),
     "padding one short": ("r = count[e] + lane;", "r = count[e] + 1 + lane;"),
 }  # fmt: skip
 
