@@ -34,6 +34,8 @@ def service(*, prefill: int | None = 2, decode: int = 2, model: str = "bundled:/
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
+        if value is None:
+            continue
         merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged
 

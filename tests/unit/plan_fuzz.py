@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.unit.plan_fakes import service
 from tests.unit.plan_invariants import Invariants
-from tests.unit.plan_world import Behaviour, World, is_settled
+from tests.unit.plan_world import Behaviour, World, gpu_nodes, is_settled
 
 MODELS = ("bundled://one", "bundled://two", "bundled://three")
 AT_MOST_SECONDS = 20_000.0
@@ -36,7 +36,7 @@ def rollout(seed: int) -> Outcome:
     for _ in range(random.randint(1, 3)):
         world.change(_changed(random, world))
         world.run(random.choice([3.0, 20.0, 60.0, 200.0]))
-    world.run(max(0.0, begun + 420 - world.now))
+    world.run(max(0.0, begun + 930 - world.now))
     assert world.run(AT_MOST_SECONDS, until=lambda: is_settled(world)), f"seed {seed}: does not end: {world.status}"
     world.run(60.0)
     assert is_settled(world), f"seed {seed}: does not stay"
@@ -45,23 +45,50 @@ def rollout(seed: int) -> Outcome:
 
 
 def _world(random: Random, seed: int, invariants: Invariants) -> World:
+    """Every third has GPU nodes, of which some fail on the way."""
     surge, unavailable = random.choice([(1, 0), (0, 1), (1, 1), (2, 0), (2, 1), (3, 2)])
+    has_nodes = seed % 3 == 0
     first = service(
         prefill=random.randint(1, 5),
         decode=random.randint(1, 4),
         model=MODELS[0],
         rollout={"maxSurgeGroups": surge, "maxUnavailableGroups": unavailable, "noProgressSeconds": 1800},
         pools={"prefill": {"nodesPerGroup": random.choice([1, 1, 2])}},
+        accelerator={"product": "MI300X", "gpusPerPod": 8} if has_nodes else None,
     )
     behaviours = {model: Behaviour(start_seconds=random.choice([5.0, 20.0, 90.0])) for model in MODELS}
-    return World(first, seed=seed, behaviours=behaviours, watchers=[invariants], period=120.0, load_steps=3)
+    return World(
+        first,
+        seed=seed,
+        behaviours=behaviours,
+        watchers=[invariants],
+        period=120.0,
+        load_steps=3,
+        nodes=gpu_nodes(26) if has_nodes else None,
+    )
 
 
 def _hurt(world: World, random: Random) -> None:
-    """A container crashes, or a pod is deleted."""
+    """A container crashes, a pod is deleted, or a node is cordoned, loses a NIC, or is lost for a while."""
     pods = sorted(world.pods.values(), key=lambda pod: pod.name)
-    if pods:
-        random.choice([world.crash, world.lose_pod])(random.choice(pods))
+    if not pods:
+        return
+    pod = random.choice(pods)
+    if pod.node and world.nodes is not None and random.random() < 0.6:
+        _break(world, random, pod.node)
+    else:
+        random.choice([world.crash, world.lose_pod])(pod)
+
+
+def _break(world: World, random: Random, node: str) -> None:
+    assert world.nodes is not None
+    healthy = world.nodes[node]
+    fields: dict[str, Any] = random.choice(
+        [{"is_unschedulable": True}, {"is_ready": False}, {"allocatable": {**healthy.allocatable, "amd.com/nic": 7}}]
+    )
+    mended = {name: getattr(gpu_nodes(1)["n0"], name) for name in fields}
+    world.set_node(node, **fields)
+    world.after(random.choice([5.0, 100.0, 500.0]), lambda: world.set_node(node, **mended))
 
 
 def _changed(random: Random, world: World) -> Any:
@@ -81,4 +108,5 @@ def _changed(random: Random, world: World) -> Any:
             "noProgressSeconds": spec.rollout.no_progress_seconds,
         },
         pools={"prefill": {"nodesPerGroup": spec.pools.prefill.nodes_per_group}},
+        accelerator={"product": "MI300X", "gpusPerPod": 8} if spec.accelerator is not None else None,
     )
