@@ -18,13 +18,13 @@ TINY = EXAMPLES / "tiny.yaml"
 VLLM = "registry.example/vllm@sha256:0"
 
 
-def _names(path: Path, kind: str, **images: str) -> list[str]:
-    objects = rendered(path, None, chart_defaults(**images))
+def _names(path: Path, kind: str, engine_image: str) -> list[str]:
+    objects = rendered(path, None, chart_defaults(engine_image=engine_image))
     return [item["metadata"]["name"].split("-", 2)[-1] for item in objects if item["kind"] == kind]
 
 
 def test_every_group_of_the_manifest_is_there() -> None:
-    groups = _names(EXAMPLES / "deepseek-v3-mi300x.yaml", "StatefulSet", engine_image=VLLM)
+    groups = _names(EXAMPLES / "deepseek-v3-mi300x.yaml", "StatefulSet", VLLM)
     assert [name.split("-", 1)[1] for name in groups] == ["prefill-000", "prefill-001", "decode-000"]
 
 

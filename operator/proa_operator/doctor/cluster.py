@@ -78,19 +78,19 @@ def device_plugin(facts: ClusterFacts) -> Finding:
     check = "Device plugin"
     if facts.nodes is None:
         return skip(check, UNSEEN)
-    offers = [offered(node, GPU) for node in facts.nodes]
-    silent = [_name(node) for node, offer in zip(facts.nodes, offers, strict=True) if has_gpu(node) and not offer]
-    if silent:
+    broken = [_name(node) for node in facts.nodes if lacks(node, GPU)]
+    offers = {_name(node): offered(node, GPU) for node in facts.nodes}
+    silent = [_name(node) for node in facts.nodes if has_gpu(node) and not offers[_name(node)]]
+    if silent := [name for name in silent if name not in broken]:
         fix = "install the AMD GPU operator or its device plugin, and look at the plugin's logs on the node"
         return fail(check, f"GPUs without a resource on {names_text(silent)}", fix)
-    broken = [_name(node) for node in facts.nodes if lacks(node, GPU)]
-    total = sum(offers, Counter[str]())
-    if not total:
-        return skip(check, f"no GPU on {len(facts.nodes)} nodes: engines sim and native run on CPUs")
-    found = f"{amounts_text(total)} on {sum(map(bool, offers))} of {len(facts.nodes)} nodes"
+    total = sum(offers.values(), Counter[str]())
+    found = f"{amounts_text(total) or 'no GPU'} on {sum(map(bool, offers.values()))} of {len(offers)} nodes"
     if broken:
         fix = "dmesg and amd-smi on the node; services leave it by themselves"
         return warn(check, f"{found}; fewer than there are on {names_text(broken)}", fix)
+    if not total:
+        return skip(check, f"no GPU on {len(offers)} nodes: engines sim and native run on CPUs")
     return ok(check, found)
 
 
