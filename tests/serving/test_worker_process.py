@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -276,6 +277,17 @@ def test_while_the_model_loads_a_drain_is_refused_and_sigterm_ends_at_once(tmp_p
     start = time.monotonic()
     assert worker.stop() == 0  # at once: it would load for a minute
     assert time.monotonic() - start < TIMEOUT / 2
+
+
+def test_data_port_that_is_taken_during_the_load_exits_2_with_one_line(tmp_path) -> None:
+    profile = tmp_path / "slow.yaml"
+    profile.write_text("provenance: 'simulated: slow start'\nstartup_seconds: 2\n")
+    worker = WorkerProcess("--sim-profile", str(profile), is_awaited=False)
+    with socket.create_server(("127.0.0.1", worker.ports["kv-data-port"])):
+        assert worker.process.wait(TIMEOUT) == 2
+    errors = worker.process.stderr.read().splitlines()
+    assert [line for line in errors if line.startswith("proa-worker: --kv-data-port 127.0.0.1:")]
+    assert not any("Traceback" in line for line in errors)
 
 
 def test_one_token_prompt_needs_no_hand_off() -> None:

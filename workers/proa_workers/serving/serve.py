@@ -92,6 +92,9 @@ async def _load(worker: Worker, stop: asyncio.Event) -> bool:
         if not stop.is_set():
             tokenizer = load_tokenizer(engine.info.model_path)
             worker.attach(engine, lambda report: build_loop(engine, worker.settings, report), tokenizer)
+    except OSError as error:  # taken since the start, which may be minutes ago
+        s = worker.settings
+        raise _port_mistake(s.host, s.kv_data_port, "kv_data_port", error) from None
     finally:
         if not worker.is_loaded:
             engine.close()
@@ -126,10 +129,12 @@ def _check_free(host: str, port: int, name: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            flag = "--" + name.replace("_", "-")
-            raise SettingsError(
-                f"{flag} {host}:{port} cannot be used ({error.strerror}): choose another port"
-            ) from None
+            raise _port_mistake(host, port, name, error) from None
+
+
+def _port_mistake(host: str, port: int, name: str, error: OSError) -> SettingsError:
+    flag = "--" + name.replace("_", "-")
+    return SettingsError(f"{flag} {host}:{port} cannot be used ({error.strerror}): choose another port")
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> grpc.aio.Server:
