@@ -68,16 +68,18 @@ class Queue:
         return found
 
     async def _one(self, key: ServiceKey, due: float, slots: asyncio.Semaphore) -> None:
-        loop, is_failed = asyncio.get_running_loop(), True
+        loop, outcome = asyncio.get_running_loop(), "failed"
         started = loop.time()
         try:
             await self._work(key, due)
-            is_failed = False
+            outcome = "done"
         except ClusterError as error:
             log.warning("reconcile failed", extra={"namespace": key[0], "service": key[1], "error": str(error)})
+        except Exception:  # NOTE: a defect that one service brings out must not stop all others
+            outcome = "defect"
+            log.exception("defect in reconcile", extra={"namespace": key[0], "service": key[1]})
         finally:
-            outcome = "failed" if is_failed else "done"
             metrics.RECONCILE_SECONDS.labels(outcome=outcome).observe(loop.time() - started)
-            self._backlog.finish(key, loop.time(), is_failed=is_failed)
+            self._backlog.finish(key, loop.time(), is_failed=outcome != "done")
             self._news.set()
             slots.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -24,13 +25,20 @@ from proa_operator.cluster.quantity import extended
 from proa_operator.cluster.trim_pod import pod_facts
 from proa_operator.plan.state import Taint
 
+log = logging.getLogger(__name__)
+
 Json = Mapping[str, Any]
 
 
 def facts_of(kind: kinds.Kind, body: Json) -> Facts:
-    """Facts of an object; KeyError and ValueError for one that is not as the operator makes them."""
+    """Facts of an object; none of one that only looks like a child: somebody made it by hand, or cut its labels."""
     trim = _TRIMS.get(kind.name)
-    return None if trim is None else trim(body)
+    try:
+        return None if trim is None else trim(body)
+    except (KeyError, TypeError, ValueError) as error:
+        name = body["metadata"]["name"]
+        log.warning("object ignored", extra={"kind": kind.name, "object": name, "error": repr(error)})
+        return None
 
 
 def seconds_of(text: str | None) -> float:

@@ -86,9 +86,9 @@ class Workers:
         pair = (prefill, decode)
         if not any(self._is_probed(worker) for worker in pair):
             for worker in pair:
-                running = ProbeOutcome(result=ProbeResult.RUNNING, loaded_since=worker.loaded_since)
-                self._probes.setdefault(worker.uid, running)
-                if self._probes[worker.uid].result is not ProbeResult.PASSED:
+                found = self.probe_of(worker.uid, worker.loaded_since)
+                if found is None or found.result is not ProbeResult.PASSED:
+                    running = ProbeOutcome(result=ProbeResult.RUNNING, loaded_since=worker.loaded_since)
                     self._probes[worker.uid] = running
             self._spawn(self._probe(pair))
 

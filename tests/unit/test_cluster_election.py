@@ -1,0 +1,203 @@
+"""Leader election on a shared clock: one leader at a time, a dead one is replaced, a sleeper writes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proa_operator.cluster.api import Ref
+from proa_operator.cluster.election import Election
+from proa_operator.cluster.errors import Conflict, Gone, LostLease, Unreachable
+from proa_operator.cluster.kinds import LEASE
+from proa_operator.cluster.lease import Terms
+
+TERMS = Terms(lease=9.0, renew_deadline=6.0, retry=1.5)
+REF = Ref(kind=LEASE, name="proa", namespace="default")
+
+
+class World:
+    """A clock, and a Lease that refuses writes with an old version."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.lease: dict[str, Any] | None = None
+        self.is_down = False
+        self.cut_off: set[str] = set()
+        self.changes: list[tuple[str, bool]] = []
+
+    def replica(self, name: str) -> Election:
+        def on_change(is_leader: bool) -> None:
+            self.changes.append((name, is_leader))
+
+        return Election(Store(self, name), REF, name, terms=TERMS, clock=lambda: self.now, on_change=on_change)
+
+
+class Store:
+    """What one replica reaches of the world."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+
+    async def get(self, ref: Ref) -> dict[str, Any]:
+        self._reach()
+        if self._world.lease is None:
+            raise Gone(404, "NotFound", "no lease")
+        return self._world.lease
+
+    async def create(self, ref: Ref, body: dict[str, Any]) -> dict[str, Any]:
+        self._reach()
+        if self._world.lease is not None:
+            raise Conflict(409, "AlreadyExists", "someone was faster")
+        return self._keep(body, 1)
+
+    async def replace(self, ref: Ref, body: dict[str, Any]) -> dict[str, Any]:
+        self._reach()
+        assert self._world.lease is not None
+        version = self._world.lease["metadata"]["resourceVersion"]
+        if body["metadata"]["resourceVersion"] != version:
+            raise Conflict(409, "Conflict", "the object has been modified")
+        return self._keep(body, int(version) + 1)
+
+    def _keep(self, body: dict[str, Any], version: int) -> dict[str, Any]:
+        self._world.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(version)}}
+        return self._world.lease
+
+    def _reach(self) -> None:
+        if self._world.is_down or self._name in self._world.cut_off:
+            raise Unreachable("no answer")
+
+
+async def until_led(world: World, replica: Election) -> float:
+    """Seconds until the replica leads."""
+    since = world.now
+    while not replica.is_leader:
+        world.now += TERMS.retry
+        await replica.step()
+        assert world.now - since < 60.0
+    return world.now - since
+
+
+async def test_the_first_takes_it_and_the_second_waits() -> None:
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    for replica in (first, second):
+        await replica.step()
+    assert (first.is_leader, second.is_leader, first.transitions) == (True, False, 1)
+    first.check(reign=1)
+    with pytest.raises(LostLease):
+        second.check()
+
+
+async def test_a_dead_leader_is_replaced_within_15_seconds() -> None:
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    await first.step()
+    await second.step()
+    for _ in range(3):
+        world.now += TERMS.retry
+        await first.step()
+        await second.step()
+    assert await until_led(world, second) < 15.0
+    assert second.transitions == 2
+
+
+async def test_a_leader_without_an_answer_stops_before_another_starts() -> None:
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    await first.step()
+    world.cut_off = {"a"}
+    stopped_at = started_at = 0.0
+    while not second.is_leader:
+        world.now += 0.5
+        await first.step()
+        await second.step()
+        stopped_at = stopped_at or (0.0 if first.is_leader else world.now)
+        started_at = world.now
+    assert started_at - stopped_at >= TERMS.lease - TERMS.renew_deadline - 0.5
+    assert world.changes == [("a", True), ("a", False), ("b", True)]
+
+
+async def test_a_sleeper_wakes_without_the_lease() -> None:
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    await first.step()
+    reign = first.transitions
+    await until_led(world, second)
+    with pytest.raises(LostLease):
+        first.check(reign)
+    await first.step()
+    assert (first.is_leader, first.transitions) == (False, 0)
+
+
+async def test_a_restarted_leader_reigns_anew() -> None:
+    world = World()
+    await world.replica("a").step()
+    again = world.replica("a")
+    await again.step()
+    assert (again.is_leader, again.transitions) == (True, 2)
+    with pytest.raises(LostLease):
+        again.check(reign=1)
+
+
+async def test_a_deleted_lease_is_made_again() -> None:
+    world = World()
+    first = world.replica("a")
+    await first.step()
+    world.lease = None
+    first._store.replace = _gone  # type: ignore[method-assign]
+    await first.step()
+    assert not first.is_leader
+    del first._store.replace
+    await first.step()
+    assert first.is_leader
+
+
+async def _gone(ref: Ref, body: dict[str, Any]) -> dict[str, Any]:
+    raise Gone(404, "NotFound", "no lease")
+
+
+async def test_the_lease_is_given_back_for_the_next_to_take_at_once() -> None:
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    await first.step()
+    await second.step()
+    await first._give_back()
+    assert not first.is_leader
+    assert await until_led(world, second) == TERMS.retry
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c", "cut a", "cut b", "heal", "down", "up"]), st.floats(0.0, 5.0)),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=EVENTS)
+async def test_never_two_leaders(events: list[tuple[str, float]]) -> None:
+    """Whoever is cut off, whenever each replica gets to run."""
+    world = World()
+    replicas = {name: world.replica(name) for name in "abc"}
+    for event, pause in events:
+        world.now += pause
+        assert sum(replica.is_leader for replica in replicas.values()) <= 1
+        if event in replicas:
+            await replicas[event].step()
+        elif event in ("down", "up"):
+            world.is_down = event == "down"
+        else:
+            world.cut_off = set() if event == "heal" else world.cut_off | {event.removeprefix("cut ")}
+        assert sum(replica.is_leader for replica in replicas.values()) <= 1
+
+
+async def test_the_check_finds_a_replica_with_a_deadline_beyond_the_lease() -> None:
+    """The planted fault: what `test_never_two_leaders` would catch."""
+    world = World()
+    first, second = world.replica("a"), world.replica("b")
+    first._terms = Terms(lease=9.0, renew_deadline=30.0, retry=1.5)
+    await first.step()
+    await until_led(world, second)
+    assert first.is_leader
+    assert second.is_leader
