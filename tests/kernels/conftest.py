@@ -14,11 +14,11 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Triton 3.6's interpreter turns arrays of one element into numbers, which NumPy 2.5 refuses."""
+    """Triton 3.6's interpreter turns arrays of one element into numbers, which NumPy 2.4 refuses."""
     if _release("triton") >= (3, 7):
         return
-    if _release("numpy") >= (2, 5):
-        marker = pytest.mark.skip(reason="the interpreter of Triton 3.6 needs NumPy < 2.5")
+    if _release("numpy") >= (2, 4):
+        marker = pytest.mark.skip(reason="the interpreter of Triton 3.6 needs NumPy < 2.4")
     else:
         marker = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
     for item in items:
