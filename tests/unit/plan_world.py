@@ -162,6 +162,7 @@ class World:
         self.drain_seconds = 5.0
         self.lease_seconds = 3.0
         self.gateway_seconds = 40.0
+        self.are_followers_silent = False
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._wakes: set[float] = set()
@@ -573,7 +574,8 @@ class World:
 
     def _load_of(self, owner: Set, pod: Pod) -> WorkerLoad | None:
         how = self.behaviour(owner)
-        if not pod.node or self.is_node_lost(pod.node) or how.is_silent:
+        is_silent = how.is_silent or (self.are_followers_silent and pod.ordinal > 0)
+        if not pod.node or self.is_node_lost(pod.node) or is_silent:
             return None
         return WorkerLoad(
             seen_at=self.now,

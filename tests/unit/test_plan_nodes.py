@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from proa_operator.names import Role
-from proa_operator.plan.actions import Delete, Remember
+from proa_operator.plan.actions import Delete, Remember, Ungate
 from proa_operator.plan.memo import Why
 from proa_operator.plan.state import Taint
 
@@ -68,10 +68,12 @@ def test_lost_node_is_replaced_while_its_pod_still_terminates(role: Role) -> Non
     assert lost.is_terminating
     assert old.name in world.sets, "the old group stays until its node is back"
     assert not any(isinstance(action, Delete) and action.kind == "StatefulSet" for action in world.log)
+    start = len(world.log)
     world.set_node(lost.node, is_ready=True)
     assert world.run(200, until=lambda: is_settled(world))
     world.run(60)
     assert not world.plan().actions
+    assert not any(isinstance(action, Ungate) for action in world.log[start:]), "it does not start only to be deleted"
 
 
 def replaced(world: World, old: str, role: Role) -> bool:

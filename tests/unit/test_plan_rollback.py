@@ -188,3 +188,14 @@ def test_history_keeps_five_revisions() -> None:
         assert world.run(2000, until=lambda: is_settled(world))
     world.run(60)
     assert sorted(known.number for known in world.revisions.values()) == [5, 6, 7, 8, 9]
+
+
+def test_followers_that_report_no_load_do_not_hide_progress() -> None:
+    """Only the leader of a group over several nodes is asked."""
+    shape = {"pools": {"prefill": {"nodesPerGroup": 2}}, "rollout": {"noProgressSeconds": 1000}}
+    world = installed(**shape)
+    world.are_followers_silent = True
+    world.behaviours[TWO] = Behaviour(start_seconds=5000)
+    world.change(service(model=TWO, **shape))  # type: ignore[arg-type]
+    assert world.run(30_000, until=lambda: is_settled(world))
+    assert not any(known.failed for known in world.revisions.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from proa_operator.names import Role
@@ -15,12 +16,15 @@ from proa_operator.plan.standing import Standing
 from proa_operator.plan.step import Steps, Wake
 
 
-def gates(situation: Situation) -> Steps:
-    """Ungate what has room, finish what was begun, and take back what is only partly bound."""
+def gates(situation: Situation, *, going: Collection[str] = ()) -> Steps:
+    """Ungate what has room, finish what was begun, and take back what is only partly bound.
+
+    `going` names groups that this plan deletes.
+    """
     fresh: list[Standing] = []
     begun: list[Standing] = []
     for standing in situation.standings:
-        if standing.is_leaving:
+        if standing.is_leaving or standing.group.name in going:
             continue
         if is_waiting(standing):
             fresh.append(standing)

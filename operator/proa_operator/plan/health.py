@@ -9,7 +9,9 @@ from proa_operator.plan.memo import GroupMemo, Restart, Why
 from proa_operator.plan.settings import PlanSettings
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
-from proa_operator.plan.step import Steps
+from proa_operator.plan.step import Steps, Wake
+
+_LOAD_SECONDS = 10.0  # a worker's load is asked for at least this often
 
 
 def restarts(situation: Situation) -> Steps:
@@ -22,6 +24,7 @@ def restarts(situation: Situation) -> Steps:
         if standing.group.is_deleting:
             continue
         yield from _finish(standing)
+        yield from _look_again(situation, standing)
         if not standing.is_leaving and (why := _broken(situation, standing)) is not None:
             yield from restart(situation, standing, *why)
 
@@ -61,6 +64,14 @@ def _finish(standing: Standing) -> Steps:
         for pod in standing.live:
             if pod.uid in again.doomed:
                 yield Delete(kind="Pod", name=pod.name, uid=pod.uid)
+
+
+def _look_again(situation: Situation, standing: Standing) -> Steps:
+    """A worker that stands still reports no news, so nothing else brings the next plan about."""
+    load = standing.leader.load if standing.leader is not None else None
+    if load is not None and load.stepped_at is not None and (load.running or load.waiting):
+        due = load.stepped_at + situation.spec.health.stall_seconds
+        yield Wake(at=max(due, situation.now + _LOAD_SECONDS))
 
 
 def _broken(situation: Situation, standing: Standing) -> tuple[Why, str] | None:

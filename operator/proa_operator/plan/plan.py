@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proa_operator.plan import drain, gang, health, objects, revisions, rollout, routing
-from proa_operator.plan.actions import Action, MarkFailed, Plan, Remember, Route
+from proa_operator.plan.actions import Action, Delete, MarkFailed, Plan, Remember, Route
 from proa_operator.plan.progress import progress_of
 from proa_operator.plan.renderer import Renderer
 from proa_operator.plan.settings import PlanSettings
@@ -33,12 +33,14 @@ def plan(observed: Observed, settings: PlanSettings, renderer: Renderer) -> Plan
     judged = list(verdict(situation, progress))
     restarted = list(health.restarts(situation))
     routed = list(routing.routes(situation))
-    steps += [*judged, *restarted, *gang.gates(situation), *routing.probes(situation), *routed]
-    steps += drain.advance(situation)
-    if not situation.is_frozen and not _has(judged, MarkFailed) and not _has(restarted, Remember):
-        steps += rollout.grow(situation)
-        # A drain counts on what is routable, so it waits for a plan that changes nothing there.
-        steps += () if _has(routed, Route) else rollout.shrink(situation)
+    is_calm = not (situation.is_frozen or _has(judged, MarkFailed) or _has(restarted, Remember))
+    # A drain counts on what is routable, so it waits for a plan that changes nothing there.
+    shrunk = list(rollout.shrink(situation)) if is_calm and not _has(routed, Route) else []
+    steps += [*judged, *restarted]
+    steps += gang.gates(situation, going={step.name for step in shrunk if isinstance(step, Delete)})
+    steps += [*routing.probes(situation), *routed, *drain.advance(situation)]
+    steps += rollout.grow(situation) if is_calm else ()
+    steps += shrunk
     steps += revisions.complete(situation)
     steps += revisions.prune(situation)
     steps += objects.sweep(situation)

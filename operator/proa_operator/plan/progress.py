@@ -8,7 +8,7 @@ from typing import Any
 
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
-from proa_operator.plan.state import PodState, StartPhase
+from proa_operator.plan.state import StartPhase, WorkerLoad
 
 _PHASES = (StartPhase.DOWNLOAD, StartPhase.LOAD, StartPhase.COMPILE, StartPhase.GRAPHS, StartPhase.SERVING)
 
@@ -45,23 +45,21 @@ def progress_of(situation: Situation) -> Progress:
 
 
 def mark(standing: Standing) -> int:
-    """0 gated, then 10 for each pod's average phase, 60 loaded, 70 proven, 80 routable."""
+    """0 gated, 5 bound, 10 to 59 for the phase that the worker reports, 60 loaded, 70 proven, 80 routable."""
     if standing.is_routable:
         return 80
     if standing.is_proven:
         return 70
     if standing.is_up:
         return 60
-    return min(map(_pod_mark, standing.live), default=0) if len(standing.live) == standing.group.num_pods else 0
+    is_bound = len(standing.live) == standing.group.num_pods and all(pod.node for pod in standing.live)
+    loads = [pod.load for pod in standing.live if pod.load is not None and pod.load.phase in _PHASES]
+    return min(map(_load_mark, loads), default=5) if is_bound else 0
 
 
-def _pod_mark(pod: PodState) -> int:
-    """Hundredths of a phase are lost on purpose: the status is not to change with each byte."""
-    if pod.is_gated or not pod.node:
-        return 0
-    if pod.load is None or pod.load.phase not in _PHASES:
-        return 5
-    return 10 + 10 * _PHASES.index(pod.load.phase) + int(10 * min(1.0, pod.load.fraction)) % 10
+def _load_mark(load: WorkerLoad) -> int:
+    """Tenths of a phase: the status is not to change with each byte."""
+    return 10 + 10 * _PHASES.index(load.phase) + min(9, int(10 * load.fraction))
 
 
 def _life(standing: Standing) -> str:

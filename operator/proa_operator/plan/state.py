@@ -60,7 +60,7 @@ class WorkerLoad:
     leases: int | None = 0
     """Hand-offs whose KV blocks the worker still holds."""
     stepped_at: float | None = None
-    """When `steps_total` last grew, as far as this operator saw; the first sight counts."""
+    """When `steps_total` last grew or there was nothing to do, as far as this operator saw; the first sight counts."""
     errors_total: int = 0
     finished_total: int | None = None
     """Requests that ended, failed ones included."""
