@@ -330,4 +330,8 @@ def test_drain_rpc_reports_until_done() -> None:
     assert progress[0].running == 1
     assert (progress[-1].is_done, progress[-1].running, progress[-1].leases) == (True, 0, 0)
     assert list(call)[-1].complete.completion_tokens == 300
+    assert worker.status() == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert set_role(worker, admin_pb.DECODE)  # ends the drain
+    assert worker.status() == health_pb2.HealthCheckResponse.SERVING
+    assert list(worker.generate("again", 5, 6))[-1].complete.completion_tokens == 4
     assert worker.stop() == 0

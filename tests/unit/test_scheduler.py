@@ -150,6 +150,11 @@ def test_requests_that_never_fit_are_refused(seq: Sequence, error: type, message
         make_scheduler().add([seq])
 
 
+def test_more_outputs_than_may_ever_wait_are_invalid() -> None:
+    with pytest.raises(InvalidRequest, match="n is 3"):
+        make_scheduler(max_num_waiting=2).add([make(i, [1]) for i in range(3)])
+
+
 def test_full_queue_is_saturated() -> None:
     scheduler = make_scheduler(max_num_waiting=1)
     scheduler.add([make(1, [1])])

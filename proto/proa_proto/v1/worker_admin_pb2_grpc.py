@@ -80,7 +80,7 @@ class WorkerAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetRole(self, request, context):
-        """Change between prefill, decode and both without a restart; refused while requests run.
+        """Change between prefill, decode and both without a restart, and end a drain; refused while requests run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,7 @@ class WorkerAdminStub:
     Probe: _grpc.UnaryUnaryMultiCallable[_worker_admin_pb2.ProbeRequest, _worker_admin_pb2.ProbeReply]
     """Move a few bytes to or from a peer through the configured transport and say how fast it went."""
     SetRole: _grpc.UnaryUnaryMultiCallable[_worker_admin_pb2.SetRoleRequest, _worker_admin_pb2.SetRoleReply]
-    """Change between prefill, decode and both without a restart; refused while requests run."""
+    """Change between prefill, decode and both without a restart, and end a drain; refused while requests run."""
 
 @_typing.type_check_only
 class WorkerAdminAsyncStub(WorkerAdminStub):
@@ -48,7 +48,7 @@ class WorkerAdminAsyncStub(WorkerAdminStub):
     Probe: _aio.UnaryUnaryMultiCallable[_worker_admin_pb2.ProbeRequest, _worker_admin_pb2.ProbeReply]  # type: ignore[assignment]
     """Move a few bytes to or from a peer through the configured transport and say how fast it went."""
     SetRole: _aio.UnaryUnaryMultiCallable[_worker_admin_pb2.SetRoleRequest, _worker_admin_pb2.SetRoleReply]  # type: ignore[assignment]
-    """Change between prefill, decode and both without a restart; refused while requests run."""
+    """Change between prefill, decode and both without a restart, and end a drain; refused while requests run."""
 
 class WorkerAdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -80,6 +80,6 @@ class WorkerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_admin_pb2.SetRoleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_admin_pb2.SetRoleReply, _abc.Awaitable[_worker_admin_pb2.SetRoleReply]]:
-        """Change between prefill, decode and both without a restart; refused while requests run."""
+        """Change between prefill, decode and both without a restart, and end a drain; refused while requests run."""
 
 def add_WorkerAdminServicer_to_server(servicer: WorkerAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

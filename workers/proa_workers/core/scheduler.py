@@ -71,6 +71,8 @@ class Scheduler:
                 raise InvalidRequest("the prompt is empty: send at least one token")
             if seq.num_prompt > longest:
                 raise InvalidRequest(f"the prompt has {seq.num_prompt} tokens, this worker takes at most {longest}")
+        if len(seqs) > self.limits.max_num_waiting:
+            raise InvalidRequest(f"n is {len(seqs)}, this worker lets at most {self.limits.max_num_waiting} wait")
         if len(self.waiting) + len(seqs) > self.limits.max_num_waiting:
             raise Saturated(f"{len(self.waiting)} requests wait already: retry on another worker")
         self.waiting.extend(seqs)

@@ -10,7 +10,7 @@ from typing import Any
 from proa_proto.v1 import worker_admin_pb2 as pb
 from proa_proto.v1 import worker_admin_pb2_grpc
 
-from proa_workers.errors import Draining, InvalidRequest, Saturated
+from proa_workers.errors import Draining, InvalidRequest
 from proa_workers.serving.worker import Worker
 from proa_workers.settings import Role
 
@@ -54,9 +54,7 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         names = {number: name for name, number in ROLES.items()}
         if request.role not in names:
             raise InvalidRequest("role must be PREFILL, DECODE or BOTH")
-        if self._worker.streams or (self._worker.is_loaded and self._worker.holder.num_leases):
-            raise Saturated("requests or leases are open: take the worker out of the gateway and wait until it is idle")
-        self._worker.role = names[request.role]
+        await self._worker.reopen(names[request.role])
         return pb.SetRoleReply(role=request.role)
 
     def _progress(self, *, is_done: bool) -> pb.DrainProgress:

@@ -50,7 +50,12 @@ async def serve(settings: Settings) -> int:
         _check_free(settings.host, getattr(settings, name), name)
     worker = Worker(settings, Metrics(settings.served_model_name))
     checker = health.aio.HealthServicer()
-    await checker.set("", NOT_SERVING)
+
+    async def tell(is_serving: bool) -> None:
+        await checker.set("", SERVING if is_serving else NOT_SERVING)
+
+    await tell(False)
+    worker.on_serving = tell
     stop = _on_signals()
     metrics_server, metrics_thread = _serve_metrics(worker)
     servers = [_engine_server(worker, checker), _admin_server(worker, checker)]
@@ -60,9 +65,9 @@ async def serve(settings: Settings) -> int:
         if await _load(worker, stop):
             servers.append(_kv_server(worker))
             await servers[-1].start()
-            await checker.set("", SERVING)
+            await tell(True)
             logger.info("serving", extra={"role": worker.role, "port": settings.port, "model": settings.model})
-            await _until_stopped(worker, checker, stop)
+            await _until_stopped(worker, stop)
     finally:
         await asyncio.gather(*(server.stop(STOP_GRACE_SECONDS) for server in servers))
         if worker.is_loaded:
@@ -101,11 +106,11 @@ async def _load(worker: Worker, stop: asyncio.Event) -> bool:
     return worker.is_loaded
 
 
-async def _until_stopped(worker: Worker, checker: health.aio.HealthServicer, stop: asyncio.Event) -> None:
+async def _until_stopped(worker: Worker, stop: asyncio.Event) -> None:
     sweeper = asyncio.create_task(worker.sweep())
     ends = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed.wait()), sweeper]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    await checker.set("", NOT_SERVING)
+    await worker.on_serving(False)
     if not worker.failed.is_set() and not sweeper.done():
         logger.info("draining", extra={"running": len(worker.streams), "leases": worker.holder.num_leases})
         is_clean = await worker.drain(worker.settings.drain_timeout_seconds)

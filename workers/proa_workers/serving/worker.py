@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,10 @@ SWEEP_SECONDS = 0.25
 NOTHING_TO_FETCH: dict[str, object] = {"do_remote_prefill": False}  # a prompt of one token has no rows to hand off
 
 
+async def _ignore(_: bool) -> None:
+    return
+
+
 class Worker(LoadSource):
     """Connects RPCs to the engine loop; `phase` tells the operator how far the start or the drain is."""
 
@@ -50,6 +54,7 @@ class Worker(LoadSource):
         self.kv_events = KvEventLog(settings.block_size)
         self.streams: dict[str, Stream] = {}
         self.failed = asyncio.Event()
+        self.on_serving: Callable[[bool], Awaitable[None]] = _ignore  # tells the health service
         self._num_requests = 0
         self._fetches: set[asyncio.Task[Any]] = set()
 
@@ -154,12 +159,22 @@ class Worker(LoadSource):
     async def drain(self, timeout_seconds: float) -> bool:
         """Take no new requests and wait until nothing runs and no lease is left; False at the deadline."""
         self.phase = admin_pb.Phase.DRAINING
+        await self.on_serving(False)
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if not self.streams and not self._fetches and not self.holder.num_leases:
                 return True
             await asyncio.sleep(0.05)
         return False
+
+    async def reopen(self, role: Role) -> None:
+        """Serve again, in `role`; Saturated while requests run or leases are held."""
+        if self.streams or (self.is_loaded and self.holder.num_leases):
+            raise Saturated("requests or leases are open: drain the worker first")
+        self.role = role
+        if self.phase is admin_pb.Phase.DRAINING:
+            self.phase = admin_pb.Phase.SERVING
+            await self.on_serving(True)
 
     async def sweep(self) -> None:
         """Expire leases until cancelled; the one ticker of the process."""
