@@ -14,7 +14,7 @@ from proa_operator.plan.actions import Probe
 
 from tests.unit.plan_fakes import service
 from tests.unit.plan_invariants import Invariants, gateway_has_workers
-from tests.unit.plan_world import World, is_settled
+from tests.unit.plan_world import World, gpu_nodes, is_settled
 
 P, D = Role.PREFILL, Role.DECODE
 AGGREGATED, DISAGGREGATED = Topology.AGGREGATED, Topology.DISAGGREGATED
@@ -125,3 +125,10 @@ def test_aggregated_needs_no_probe() -> None:
     world = World(aggregated(2))
     assert world.run(600, until=lambda: is_settled(world))
     assert not any(isinstance(action, Probe) for action in world.log)
+
+
+def test_aggregated_group_starts_without_a_partner() -> None:
+    accelerator = {"product": "MI300X", "gpusPerPod": 8}
+    world = World(aggregated(1, prefill=1, accelerator=accelerator), nodes=gpu_nodes(1))
+    world.run(60)
+    assert [pod.is_routable for pod in world.pods.values() if not pod.is_gated] == [True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from proa_operator.api.service import Topology
 from proa_operator.names import Role
 from proa_operator.plan import health
 from proa_operator.plan.actions import Remember, Ungate
@@ -110,6 +111,8 @@ def _num_started(situation: Situation, role: Role) -> int:
 def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:
     """The first group of a role waits until one of the other role fits beside it: half a pair serves nobody."""
     group = standing.group
+    if situation.specs[group.revision].topology is Topology.AGGREGATED:
+        return [group.num_pods]
     other = Role.DECODE if group.role is Role.PREFILL else Role.PREFILL
     partners = situation.of(group.revision, other)
     if any(partner.group.memo.members for partner in partners):
