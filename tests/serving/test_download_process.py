@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ def test_a_killed_download_resumes(hub: Double, target: Path) -> None:
     first = start(hub, target, "--parallel", "1", "--lock-stale-seconds", "1")
     assert hub.held.wait(SECONDS)
     part = target.parent / ".checkpoint.partial/files" / f"{WEIGHTS}.part"
-    while not part.exists() or part.stat().st_size < half:
-        assert first.poll() is None
+    until(lambda: part.exists() and part.stat().st_size >= half)
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=SECONDS)
     hub.release.set()
@@ -127,11 +127,18 @@ def test_progress_is_served_while_it_lasts(hub: Double, target: Path) -> None:
     assert process.stderr is not None
     port = next(json.loads(line)["port"] for line in process.stderr if '"port"' in line)
     held = NEEDED_BYTES - SIZE + SIZE // 2
-    while (progress := ask(port))["bytesDone"] < held:
-        assert process.poll() is None
-    assert progress == {"phase": "downloading", "bytesDone": held, "bytesTotal": NEEDED_BYTES}
+    until(lambda: ask(port)["bytesDone"] >= held)
+    assert ask(port) == {"phase": "downloading", "bytesDone": held, "bytesTotal": NEEDED_BYTES}
     hub.release.set()
     assert end(process)[0] == 0
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Of another process, which tells of it by no other means."""
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def ask(port: int) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from proa_operator.errors import ProaError
+from proa_operator.model_download.__main__ import run
 from proa_operator.model_download.download import download
-from proa_operator.model_download.errors import GaveUp, Refused, WrongDigest
+from proa_operator.model_download.errors import GaveUp, NoRoom, Refused, WrongDigest
+from proa_operator.model_download.fetch import Pace
 from proa_operator.model_download.progress import Progress
 
 from tests.unit.download_double import (
@@ -93,7 +98,7 @@ def test_the_wish_of_a_busy_server_is_followed(hub: Double, target: Path, name: 
 def test_failures_without_a_gain_end_and_the_next_run_goes_on(hub: Double, target: Path) -> None:
     hub.plan(WEIGHTS, Fault(cut_after=SIZE - 10), *[Fault(status=503)] * 3)
     with pytest.raises(GaveUp, match="answers 503; gave up after 4 attempts"):
-        fetch(target, hub)
+        fetch(target, hub, num_parallel=1)
     assert not target.exists()
     fetch(target, hub)
     assert is_whole(target)
@@ -193,7 +198,6 @@ def named(name: str) -> Callable[[Double], None]:
         (listed("config.json", size=-1), "", "has no size"),
         (listed("config.json", blobId="../../x"), "", "not a git-sha1 digest"),
         (listed(WEIGHTS, lfs={"sha256": "00", "size": 2}), "", "not a sha256 digest"),
-        (listed(WEIGHTS, lfs={"sha256": "0" * 64, "size": 1 << 60}), "", "raise spec.model.cache.size"),
         (lambda hub: hub.files.pop(WEIGHTS), "", "weights as pytorch_model.bin"),
         (lambda hub: hub.files.clear(), "", "no file for a worker"),
     ],
@@ -209,6 +213,43 @@ def test_refusals_say_the_fix_and_leave_nothing(
     assert not target.exists()
     assert hub.file_bytes == 0
     assert not list(target.parent.parent.rglob("evil*"))
+
+
+def test_a_volume_that_is_too_small_is_known_before_a_byte_comes(hub: Double, target: Path) -> None:
+    listed(WEIGHTS, lfs={"sha256": "0" * 64, "size": 1 << 60})(hub)
+    with pytest.raises(NoRoom, match=r"needs 1073741824\.0 GiB more, .* raise spec\.model\.cache\.size") as caught:
+        fetch(target, hub)
+    assert caught.value.exit_code == 1
+    assert hub.file_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "is full: raise spec.model.cache.size"),
+        (errno.EDQUOT, "is full: raise spec.model.cache.size"),
+        (errno.EROFS, "cannot be written by user"),
+        (errno.EIO, "the next run goes on"),
+    ],
+)
+def test_a_volume_that_fails_is_explained(
+    hub: Double, target: Path, monkeypatch: pytest.MonkeyPatch, number: int, text: str
+) -> None:
+    def fail(fd: int, chunk: bytes, at: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(ProaError, match=text) as caught:
+        run(settings(target, URI, hub.url), Impatient())
+    assert caught.value.exit_code == 1
+
+
+def test_a_transfer_that_hardly_moves_is_asked_for_again(
+    hub: Double, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proa_operator.model_download.download.Pace", lambda: Pace(seconds=-1.0, min_bytes=1 << 30))
+    assert len(fetch(target, hub).waits) > len(NEEDED)
+    assert is_whole(target)
 
 
 def test_a_later_run_keeps_to_the_revision_it_began_with(hub: Double, target: Path) -> None:

@@ -1,8 +1,8 @@
-"""The lock of a folder: one holder at a time, a dead one is replaced, a late one steps back."""
+"""The lock of a folder: one holder at a time, a dead one is replaced, a late one steps back. Time is played."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,29 @@ from proa_operator.model_download.errors import GaveUp, LostLock, Stopped
 from proa_operator.model_download.lock import FolderLock, LockTiming
 from proa_operator.model_download.stop import Stop
 
-QUICK = LockTiming(stale_seconds=0.6, wait_seconds=20.0)
-SLOW = LockTiming(stale_seconds=60.0, wait_seconds=0.0)
+TIMING = LockTiming(stale_seconds=60.0, wait_seconds=600.0)
 
 
-def lock(folder: Path, timing: LockTiming = QUICK, stop: Stop | None = None) -> FolderLock:
-    return FolderLock(folder, timing, stop or Stop())
+class Clock(Stop):
+    """Moves only when someone waits; `meanwhile` is what others do then."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.meanwhile = meanwhile
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+        self.check()
+
+
+def lock(folder: Path, clock: Clock | None = None) -> FolderLock:
+    clock = clock or Clock()
+    return FolderLock(folder, TIMING, clock, clock)
 
 
 def names(folder: Path) -> list[str]:
@@ -23,77 +40,76 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_next_one_follows_at_once_after_a_release(tmp_path: Path) -> None:
-    with lock(tmp_path, SLOW) as first:
+    with lock(tmp_path) as first:
         first.check()
         assert names(tmp_path) == ["1"]
-    with lock(tmp_path, SLOW) as second:
+    clock = Clock()
+    with lock(tmp_path, clock) as second:
         second.check()
         assert names(tmp_path) == ["2"]
     assert (tmp_path / "2").read_bytes() == b"released"
+    assert clock.now == 1000.0
 
 
 @pytest.mark.parametrize("left", [b"held by a-dead-pod 7", b""], ids=["dead", "died while writing"])
 def test_a_dead_holder_is_replaced(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "4").write_bytes(left)
-    with lock(tmp_path):
+    clock = Clock()
+    with lock(tmp_path, clock):
         assert names(tmp_path) == ["5"]
+    assert 60.0 < clock.now - 1000.0 <= 70.0
 
 
 def test_a_living_holder_is_waited_for(tmp_path: Path) -> None:
-    order: list[str] = []
-    seen = threading.Event()
+    first = lock(tmp_path)
+    waits = 0
 
-    class Watched(Stop):
-        def pause(self, seconds: float) -> None:
-            order.append("waits")
-            if order.count("waits") > 30:  # more than twice the time after which a dead one is replaced
-                seen.set()
-            super().pause(seconds)
-
-    def second() -> None:
-        with lock(tmp_path, stop=Watched()):
-            order.append("second")
-
-    thread = threading.Thread(target=second)
-    with lock(tmp_path) as first:
-        thread.start()
-        assert seen.wait(20)
+    def holder_lives() -> None:
+        nonlocal waits
+        waits += 1
         first.check()
-        order.append("first ends")
-    thread.join(20)
-    assert order.index("first ends") < order.index("second")
+        if waits < 100:
+            first.beat()
+        elif waits == 100:
+            first.__exit__(None, None, None)
+
+    with first:
+        with lock(tmp_path, Clock(holder_lives)):
+            assert names(tmp_path) == ["2"]
+        assert waits == 100
 
 
 def test_a_wait_has_a_deadline_and_can_be_stopped(tmp_path: Path) -> None:
-    (tmp_path / "1").write_bytes(b"held by another 1")
-    with pytest.raises(GaveUp, match="has held"), lock(tmp_path, LockTiming(stale_seconds=1.0, wait_seconds=-1.0)):
-        raise AssertionError
-    stop = Stop()
-    stop.set()
-    with pytest.raises(Stopped), lock(tmp_path, QUICK, stop):
-        raise AssertionError
+    first = lock(tmp_path)
+    with first:
+        with pytest.raises(GaveUp, match="has held"), lock(tmp_path, Clock(first.beat)):
+            raise AssertionError
+        stopped = Clock()
+        stopped.set()
+        with pytest.raises(Stopped), lock(tmp_path, stopped):
+            raise AssertionError
+        first.check()
 
 
 def test_who_is_overtaken_steps_back(tmp_path: Path) -> None:
     """Planted fault: another takes over although the holder lives, as after a long pause of its machine."""
-    lost = threading.Event()
     with lock(tmp_path) as held:
         (tmp_path / "2").write_bytes(b"held by another 1")
-        for _ in range(200):
-            try:
-                held.check()
-            except LostLock:
-                lost.set()
-                break
-            threading.Event().wait(0.01)
-        assert lost.is_set()
+        held.beat()
+        with pytest.raises(LostLock):
+            held.check()
     assert (tmp_path / "2").read_bytes() == b"held by another 1"
 
 
-def test_who_stood_still_steps_back_without_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lock(tmp_path, SLOW) as held:
+@pytest.mark.parametrize("does_beat", [True, False], ids=["beats late", "never beats"])
+def test_who_stood_still_steps_back(tmp_path: Path, does_beat: bool) -> None:
+    clock = Clock()
+    with lock(tmp_path, clock) as held:
+        clock.now += 29.0
         held.check()
-        monkeypatch.setattr(held, "_beat_at", held._beat_at - 31.0)
+        clock.now += 2.0
+        if does_beat:
+            held.beat()
         with pytest.raises(LostLock, match="stood still for 31 s"):
             held.check()
     assert (tmp_path / "1").read_bytes() != b"released"
@@ -110,8 +126,8 @@ def test_a_late_waiter_cannot_step_in_below(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_deleted_under_a_holder_is_no_error(tmp_path: Path) -> None:
     folder = tmp_path / "lock"
-    with lock(folder, SLOW):
+    with lock(folder):
         (folder / "1").unlink()
         folder.rmdir()
-    with lock(folder, SLOW):
+    with lock(folder):
         assert names(folder) == ["1"]

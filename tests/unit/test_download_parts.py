@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proa_operator.api.engine import EngineType
+from proa_operator.api.service import ServiceSpec
 from proa_operator.local.backoff import Backoff
 from proa_operator.model_download.digest import Digest, parse_digest
 from proa_operator.model_download.errors import AttemptFailed, GaveUp, Refused, Stopped, WrongDigest
@@ -18,6 +21,7 @@ from proa_operator.model_download.retry import Patience, Retry
 from proa_operator.model_download.settings import read_settings
 from proa_operator.model_download.uri import parse_uri
 from proa_operator.model_download.web import retry_after
+from proa_operator.render import RenderSettings, Service, download_objects
 
 from tests.unit.download_double import Impatient
 
@@ -196,6 +200,23 @@ def test_a_stop_ends_the_waits() -> None:
     with pytest.raises(Stopped) as caught:
         retry(stop).run(lambda: None)
     assert caught.value.exit_code == 143
+
+
+@pytest.mark.parametrize("uri", ["hf://org/model", "oci://registry.example/models/m:v1"])
+def test_the_job_starts_it_with_flags_and_a_token_that_it_takes(uri: str) -> None:
+    model = {"uri": uri, "name": "m", "tokenSecretRef": {"name": "a", "key": "b"}}
+    document = {"model": model, "engine": {"type": "sim"}, "pools": {"prefill": {}, "decode": {}}}
+    spec = ServiceSpec.model_validate_json(json.dumps(document))
+    render = RenderSettings(
+        operator_image="operator:1", engine_images={EngineType.SIM: "sim:1"}, operator_namespace="o", operator_labels={}
+    )
+    (job,) = download_objects(Service(name="s", namespace="ns", uid="u", spec=spec), settings=render)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "proa_operator.model_download"]
+    (token,) = [one["name"] for one in container["env"] if "valueFrom" in one]
+    read = read_settings(container["args"], {token: "t"})
+    assert (str(read.uri), str(read.target), read.token) == (uri, "/models/checkpoint", "t")
+    assert read.progress_port == container["ports"][0]["containerPort"]
 
 
 BASE = ["--uri", "hf://a/b", "--target", "/models/checkpoint"]

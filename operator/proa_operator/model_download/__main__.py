@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from proa_operator.errors import ProaError
 from proa_operator.logs import log_to_stderr
 from proa_operator.model_download.download import download
-from proa_operator.model_download.errors import Refused
+from proa_operator.model_download.errors import NoRoom
 from proa_operator.model_download.progress import Phase, Progress, told
 from proa_operator.model_download.settings import Settings, read_settings
 from proa_operator.model_download.stop import Stop
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     for name in ("httpx", "httpcore"):  # NOTE: they log addresses, and a signed address is a secret
         logging.getLogger(name).setLevel(logging.WARNING)
     stop = Stop()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stop.set())
     try:
         run(read_settings(arguments, environment), stop)
     except ProaError as error:
@@ -53,11 +54,13 @@ def run(settings: Settings, stop: Stop) -> None:
 def _explained(error: OSError, settings: Settings) -> ProaError:
     place = settings.target.parent
     if error.errno in _NO_ROOM:
-        return Refused(f"{place} is full: raise spec.model.cache.size")
+        return NoRoom(f"{place} is full: raise spec.model.cache.size")
     if error.errno in _NO_RIGHT:
-        return Refused(f"{place} cannot be written by user {os.getuid()} ({error.strerror}): check the claim's access")
+        return ProaError(
+            f"{place} cannot be written by user {os.getuid()} ({error.strerror}): check the claim's access"
+        )
     if error.errno == errno.EADDRINUSE:
-        return Refused(f"port {settings.progress_port} is taken: choose another --progress-port")
+        return ProaError(f"port {settings.progress_port} is taken: choose another --progress-port")
     return ProaError(f"{place}: {error.strerror or error}: the next run goes on")
 
 

@@ -1,14 +1,15 @@
 """What goes wrong in a download.
 
 UserError (exit code 2: a retry cannot mend it)
-  Refused          no such model, no access, no room, a file name that leaves the folder
+  Refused          no such model, no access, a file name that leaves the folder
     WrongDigest    what came is not what was listed
 ProaError (another exit code: a retry goes on where this run stopped)
   AttemptFailed    one request failed; inside the process it is tried again
     RangeRefused   the server has less than we already hold
   GaveUp           too many attempts failed in a row
+  NoRoom           the volume is too small; a claim that has grown is enough
   LostLock         another process took over, because this one stood still
-  Stopped          SIGTERM
+  Stopped          SIGTERM or SIGINT
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class RangeRefused(AttemptFailed):
 
 class GaveUp(ProaError):
     """Too many attempts failed in a row."""
+
+
+class NoRoom(ProaError):
+    """The volume is too small."""
 
 
 class LostLock(ProaError):

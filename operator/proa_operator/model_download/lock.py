@@ -8,12 +8,14 @@ so a late waiter cannot step in below it. A holder that could not beat for half 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from proa_operator.model_download.stop import Stop
 
 _log = logging.getLogger(__name__)
 _RELEASED = b"released"
+_GONE = (errno.ENOENT, errno.ESTALE)  # the latter on NFS, for a file that another node deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +44,27 @@ class LockTiming:
 class FolderLock:
     """A context manager. GaveUp when others hold it for too long, Stopped when asked to end."""
 
-    def __init__(self, folder: Path, timing: LockTiming, stop: Stop) -> None:
+    def __init__(
+        self, folder: Path, timing: LockTiming, stop: Stop, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._timing = timing
         self._stop = stop
+        self._clock = clock
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._seen: tuple[int, bytes] = (0, b"")
         self._seen_at = 0.0
         self._number = 0
+        self._num_beats = 0
         self._beat_at = 0.0
         self._is_lost = False
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
 
     def __enter__(self) -> FolderLock:
-        deadline = time.monotonic() + self._timing.wait_seconds
+        deadline = self._clock() + self._timing.wait_seconds
         while not self._try():
-            if time.monotonic() > deadline:
+            if self._clock() > deadline:
                 raise GaveUp(f"another download has held {self._folder} for too long: see its log, or delete its pod")
             self._stop.pause(self._timing.beat_seconds)
         self._thread.start()
@@ -74,7 +81,7 @@ class FolderLock:
 
     def check(self) -> None:
         """LostLock when another may hold it by now. Cheap: it reads no file."""
-        silent = time.monotonic() - self._beat_at
+        silent = self._clock() - self._beat_at
         if self._is_lost or silent > self._timing.stale_seconds / 2:
             self._is_lost = True
             raise LostLock(f"this download stood still for {silent:.0f} s and another may go on: stopped")
@@ -87,21 +94,23 @@ class FolderLock:
     def _is_free(self, number: int) -> bool:
         try:
             seen = (number, self._path(number).read_bytes())
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return False
         if seen[1] == _RELEASED:
             return True
         if seen != self._seen:
             if number != self._seen[0]:
                 _log.info("waiting for another download", extra={"holder": seen[1].decode(errors="replace")})
-            self._seen, self._seen_at = seen, time.monotonic()
-        is_stale = time.monotonic() - self._seen_at > self._timing.stale_seconds
+            self._seen, self._seen_at = seen, self._clock()
+        is_stale = self._clock() - self._seen_at > self._timing.stale_seconds
         if is_stale:
             _log.warning("taking over from a download that is dead", extra={"holder": seen[1].decode(errors="replace")})
         return is_stale
 
     def _claim(self, number: int) -> bool:
-        self._beat_at = time.monotonic()
+        self._beat_at = self._clock()
         try:
             with self._path(number).open("xb") as file:
                 file.write(f"held by {self._holder} 0".encode())
@@ -116,25 +125,25 @@ class FolderLock:
         self._number = number
         return True
 
-    def _beat(self) -> None:
-        num_beats = 0
-        while not self._end.wait(self._timing.beat_seconds):
-            num_beats += 1
-            now = time.monotonic()
+    def _keep(self) -> None:
+        while not self._is_lost and not self._end.wait(self._timing.beat_seconds):
             try:
-                if self._top() != self._number or now - self._beat_at > self._timing.stale_seconds / 2:
-                    self._is_lost = True
-                    return
-                # NOTE: opened anew each time, for NFS shows a change to others when a file is closed and opened.
-                with self._path(self._number).open("r+b") as file:
-                    file.write(f"held by {self._holder} {num_beats}".encode())
-            except FileNotFoundError:
-                self._is_lost = True
-                return
+                self.beat()
             except OSError as error:
                 _log.warning("cannot write the lock", extra={"reason": str(error)})
-                continue
-            self._beat_at = now
+                self._is_lost = self._is_lost or error.errno in _GONE
+
+    def beat(self) -> None:
+        """Shows others that the holder lives. OSError when the folder cannot be read or written."""
+        now = self._clock()
+        if self._top() != self._number or now - self._beat_at > self._timing.stale_seconds / 2:
+            self._is_lost = True
+            return
+        self._num_beats += 1
+        # NOTE: opened anew each time, for NFS shows a change to others when a file is closed and opened.
+        with self._path(self._number).open("r+b") as file:
+            file.write(f"held by {self._holder} {self._num_beats}".encode())
+        self._beat_at = now
 
     def _numbers(self) -> list[int]:
         try:

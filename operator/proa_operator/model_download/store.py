@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from proa_operator.model_download.errors import Refused
+from proa_operator.model_download.errors import NoRoom, Refused
 from proa_operator.model_download.listing import COMPLETE, PART_SUFFIX, Listing, ModelFile
 
 _log = logging.getLogger(__name__)
@@ -71,14 +71,14 @@ class Store:
         return _size(self.path(file)) == file.size
 
     def check_room(self, listing: Listing) -> None:
-        """Refused when what is missing does not fit."""
+        """NoRoom when what is missing does not fit."""
         missing = listing.total_bytes - sum(self._held(file) for file in listing.files)
         there = os.statvfs(self._files)
         free = there.f_bavail * there.f_frsize
         if missing and missing + _MARGIN_BYTES > free:
             need, have = f"{missing / (1 << 30):.1f} GiB", f"{free / (1 << 30):.1f} GiB"
             place = self.target.parent
-            raise Refused(f"{self._uri} needs {need} more, but {place} has {have} free: raise spec.model.cache.size")
+            raise NoRoom(f"{self._uri} needs {need} more, but {place} has {have} free: raise spec.model.cache.size")
 
     def publish(self, listing: Listing) -> None:
         """One rename, after all of it is on the disk."""
