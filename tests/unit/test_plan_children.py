@@ -76,6 +76,22 @@ def test_orphans_go_and_nothing_else(kind: str, name: str) -> None:
     assert world.plan().actions == (Delete(kind=kind, name=name),)
 
 
+def keeps_children(world: World, action: object) -> None:
+    """A Service or PDB is deleted only while there is no StatefulSet of its name."""
+    if isinstance(action, Delete) and action.kind in ("Service", "PodDisruptionBudget"):
+        assert action.name not in world.sets, f"{action} hits a new group"
+
+
+def test_a_new_group_under_an_old_name_keeps_its_own_children() -> None:
+    world = installed(prefill=2, decode=2, rollout={"maxSurgeGroups": 0, "maxUnavailableGroups": 1})
+    world.watchers.append(keeps_children)
+    for owner in list(world.sets.values()):
+        owner.is_drain_requested = True
+        assert world.run(300, until=lambda: not any(owner.is_drain_requested for owner in world.sets.values()))
+        assert world.run(300, until=lambda: is_settled(world))
+        assert owner.name in world.sets
+
+
 def test_a_resync_repeats_every_apply() -> None:
     world = installed()
     made = plan(replace(world.observe(), is_resync=True), world.settings, world.renderer)
