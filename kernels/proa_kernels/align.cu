@@ -11,12 +11,14 @@
 #define LAST_ERROR() static_cast<int>(hipGetLastError())
 #define SHUFFLE_UP(value, by) __shfl_up(value, by)
 constexpr int WAVE = 64;
+constexpr int ROWS_IN_FLIGHT = 4;  // eight spill scalar registers
 #else
 #include <cuda_runtime.h>
 #define STREAM cudaStream_t
 #define LAST_ERROR() static_cast<int>(cudaGetLastError())
 #define SHUFFLE_UP(value, by) __shfl_up_sync(0xffffffffu, value, by)
 constexpr int WAVE = 32;
+constexpr int ROWS_IN_FLIGHT = 8;
 #endif
 
 typedef unsigned long long Lanes;
@@ -212,7 +214,7 @@ __global__ void __launch_bounds__(THREADS) place_kernel(Problem p, const int* ma
   int parts = max(static_cast<int>(blockDim.x) / p.num_experts, 1);
   for (int i = threadIdx.x; i < parts * p.num_experts; i += blockDim.x) {
     int e = i % p.num_experts, all = 0, before = 0;
-#pragma unroll 8
+#pragma unroll ROWS_IN_FLIGHT
     for (int row = i / p.num_experts; row < gridDim.x; row += parts) {
       int here = matrix[row * p.num_experts + e];
       all += here;
