@@ -242,8 +242,3 @@ class Observed:
     """The service's status as it stands; may be empty."""
     is_resync: bool = False
     """True now and then: repeat every Apply, so that what was edited by hand is put right."""
-
-    @property
-    def topology(self) -> Topology:
-        """What the spec asks for."""
-        return self.service.spec.topology
