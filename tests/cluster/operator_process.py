@@ -117,8 +117,7 @@ class WorkerDouble(rpc.WorkerAdminServicer):
         self.drains = 0
 
     def Load(self, request: pb.LoadRequest, context: grpc.ServicerContext) -> pb.LoadReply:  # noqa: N802
-        phase = pb.DRAINING if self.drains else pb.SERVING
-        return pb.LoadReply(phase=phase, fraction=1.0, leases=self.leases)
+        return pb.LoadReply(phase=pb.SERVING, fraction=1.0, leases=self.leases)
 
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:  # noqa: N802
         self.probes.append(request.peer)

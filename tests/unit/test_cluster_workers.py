@@ -74,6 +74,13 @@ async def test_only_what_changes_a_plan_is_news(pool: Pool) -> None:
     assert len(pool.news) == 4
 
 
+async def test_every_answer_of_a_worker_on_its_way_out_is_news(pool: Pool) -> None:
+    leaving = Worker(uid="p", name="p", ip="ip-p", service=TINY, loaded_since="1", is_cordoned=True)
+    for _ in range(3):
+        await pool.workers.read_load(leaving)
+    assert pool.news == [TINY] * 3
+
+
 async def test_a_worker_that_falls_silent_has_no_load(pool: Pool) -> None:
     await pool.workers.read_load(worker("p"))
     pool.admin.reading = None

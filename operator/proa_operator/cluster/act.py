@@ -20,6 +20,7 @@ from proa_operator.cluster.read import available_text
 from proa_operator.cluster.workers import Worker, Workers
 from proa_operator.plan import actions as todo
 from proa_operator.plan.actions import Action
+from proa_operator.plan.state import RouteReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,4 +152,5 @@ def worker_of(pod: Stored) -> Worker:
         ip=pod.facts.ip,
         service=(pod.namespace, pod.service),
         loaded_since=pod.facts.loaded_since,
+        is_cordoned=pod.facts.route_reason == RouteReason.CORDONED,
     )

@@ -85,7 +85,7 @@ class Ticker:
     def _next(self, worker: Worker, num_workers: int) -> float:
         """When to ask it again."""
         load, asked = self._workers.loads.get(worker.uid), self._asked.get(worker.uid, 0.0)
-        if load is not None and load.phase is not StartPhase.SERVING:
+        if worker.is_cordoned or (load is not None and load.phase is not StartPhase.SERVING):
             return asked
         return asked + self._tempo.serving + self._tempo.per_worker * num_workers
 

@@ -24,6 +24,8 @@ class Worker:
     service: ServiceKey
     loaded_since: str
     """Tells one life from the next: a probe of an earlier one says nothing."""
+    is_cordoned: bool = False
+    """On its way out: the plan waits for answers that are newer than the cordon, so each of them is news."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Workers:
             return
         old, new = self._loads.get(worker.uid), self._load(worker.uid, reading)
         self._loads[worker.uid], self._steps[worker.uid] = new, reading.steps_total
-        if old is None or _matters(old) != _matters(new):
+        if worker.is_cordoned or old is None or _matters(old) != _matters(new):
             self._on_news(worker.service)
 
     def start_probe(self, prefill: Worker, decode: Worker) -> None:
