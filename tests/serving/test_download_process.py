@@ -55,6 +55,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, err = process.communicate(timeout=SECONDS)
     assert out == ""
     assert SECRET not in err
+    assert "signature" not in err
     assert "Traceback" not in err
     return process.returncode, err.strip().splitlines()[-1]
 
@@ -82,6 +83,15 @@ def test_a_second_run_needs_no_hub(hub: Double, target: Path) -> None:
     num_requests = len(hub.seen)
     assert end(start(hub, target, HF_ENDPOINT="http://127.0.0.1:9", MODEL_TOKEN=""))[0] == 0
     assert len(hub.seen) == num_requests
+
+
+def test_signed_addresses_are_not_logged(hub: Double, target: Path) -> None:
+    with served() as cdn:
+        hub.cdn = cdn.url
+        cdn.plan(f"cdn/{WEIGHTS}", Fault(status=503), Fault(cut_after=5))
+        assert end(start(hub, target))[0] == 0
+        assert {seen.authorization for seen in cdn.seen} == {""}
+    assert is_whole(target)
 
 
 def test_sigterm_ends_it_and_frees_the_lock(hub: Double, target: Path) -> None:

@@ -276,6 +276,15 @@ def test_a_revision_that_is_gone_is_begun_anew(hub: Double, target: Path) -> Non
     assert json.loads((target / "complete.json").read_text())["revision"] == "d" * 40
 
 
+def test_a_complete_model_waits_for_no_lock(hub: Double, target: Path) -> None:
+    fetch(target, hub)
+    lock = target.parent / ".checkpoint.lock"
+    lock.mkdir()
+    (lock / "1").write_bytes(b"held by a-dead-pod 7")
+    assert fetch(target, hub).waits == []
+    assert [path.name for path in lock.iterdir()] == ["1"]
+
+
 def test_a_damaged_model_gets_only_what_is_missing(hub: Double, target: Path) -> None:
     fetch(target, hub)
     (target / WEIGHTS).write_bytes(b"cut off")
