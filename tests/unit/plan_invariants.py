@@ -29,22 +29,26 @@ class Invariants:
         self.capacity = Fraction(0)
         self.was_available = False
         self.num_checks = 0
+        self.routed: set[str] = set()
+        self.ending: set[str] = set()
 
     def __call__(self, world: World, action: Action | None) -> None:
         self.num_checks += 1
         one_revision_per_protocol(world)
         before, self.capacity = self.capacity, counted_capacity(world)
         self.was_available = self.was_available or self.capacity >= 1
+        routed, self.routed = self.routed, {pod.name for pod in world.pods.values() if pod.is_routable}
+        ending, self.ending = self.ending, {pod.uid for pod in world.pods.values() if pod.is_terminating}
         if action is None:
             return
         if self.was_available and self.capacity < before and self.capacity < floor(world):
             raise Broken(f"{action} lowers the capacity from {before} to {self.capacity}, below {floor(world)}")
         if isinstance(action, Ungate):
             within_budget(world, action)
-        if isinstance(action, Route) and not action.is_routable:
+        if isinstance(action, Route) and action.pod in routed - self.routed:
             decode_outlasts_prefill(world, action)
         if isinstance(action, Delete) and action.kind == "StatefulSet":
-            nothing_is_cut(world, action)
+            nothing_is_cut(world, action, ending)
 
 
 def one_revision_per_protocol(world: World) -> None:
@@ -149,7 +153,8 @@ def decode_outlasts_prefill(world: World, action: Route) -> None:
         raise Broken(f"{action.pod} was the last decode worker for the prefill workers of {owner.revision}")
 
 
-def nothing_is_cut(world: World, action: Delete) -> None:
+def nothing_is_cut(world: World, action: Delete, ending: set[str]) -> None:
+    """`ending`: pods that were terminating before."""
     owner = world.sets.get(action.name)
     if owner is None:
         return
@@ -158,7 +163,7 @@ def nothing_is_cut(world: World, action: Delete) -> None:
     if drain is not None and world.now - drain.since >= timeout:
         return
     for pod in world.pods_of(owner):
-        is_ours = not pod.was_taken and not world.is_node_lost(pod.node)
+        is_ours = pod.uid not in ending and not world.is_node_lost(pod.node)
         if is_ours and pod.is_loaded and (pod.running or pod.leases):
             raise Broken(f"{action.name} is deleted with {pod.running} requests and {pod.leases} leases")
 

@@ -94,8 +94,6 @@ class Pod:
     finished: int = 0
     stepped_at: float | None = None
     is_stalled: bool = False
-    was_taken: bool = False
-    """Somebody else deleted it."""
 
 
 @dataclass(eq=False)
@@ -287,7 +285,6 @@ class World:
 
     def lose_pod(self, pod: Pod) -> None:
         """Somebody deleted it."""
-        pod.was_taken = True
         self._terminate(pod)
 
     def set_node(self, name: str, **fields: Any) -> None:

@@ -102,10 +102,7 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms])
 
 def _num_started(situation: Situation, role: Role) -> int:
     """Groups of a role with a pod that may hold devices; what is left over from before a scale-in counts too."""
-    return sum(
-        standing.group.role is role and not standing.is_lost and not all(pod.is_gated for pod in standing.group.pods)
-        for standing in situation.standings
-    )
+    return sum(standing.group.role is role and standing.has_started for standing in situation.standings)
 
 
 def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:

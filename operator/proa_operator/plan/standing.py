@@ -36,6 +36,8 @@ class Standing:
     """The gateway sends it requests."""
     is_ready: bool
     """Fit to serve; routed or held back."""
+    has_started: bool
+    """A pod of it is through the gate, and not on a lost node."""
     is_counted: bool
     """Ready, or has served and will again: what the operator must not take away."""
 
@@ -46,8 +48,8 @@ class Standing:
 
     @property
     def holds_devices(self) -> bool:
-        """It has pods that are or may be on nodes of which the devices are of use to anybody."""
-        return not self.is_lost and (bool(self.group.pods) or not self.group.is_deleting)
+        """It has or may get pods on nodes that can be reached; what is on a lost node is of no use to anybody."""
+        return self.has_started if self.is_lost else bool(self.group.pods) or not self.group.is_deleting
 
 
 def standing_of(
@@ -74,6 +76,7 @@ def standing_of(
         is_leaving=leaving,
         is_routable=routable,
         is_ready=ready,
+        has_started=any(not pod.is_gated and (pod.node not in on or not is_lost(on[pod.node])) for pod in group.pods),
         is_counted=ready or (group.memo.served_at is not None and not leaving),
     )
 
