@@ -162,9 +162,10 @@ def nothing_is_cut(world: World, action: Delete, ending: set[str]) -> None:
     timeout = world.service.spec.drain.timeout_seconds
     if drain is not None and world.now - drain.since >= timeout:
         return
+    if any(world.is_node_lost(pod.node) for pod in world.pods_of(owner)):
+        return  # the others cannot finish anything without it
     for pod in world.pods_of(owner):
-        is_ours = pod.uid not in ending and not world.is_node_lost(pod.node)
-        if is_ours and pod.is_loaded and (pod.running or pod.leases):
+        if pod.uid not in ending and pod.is_loaded and (pod.running or pod.leases):
             raise Broken(f"{action.name} is deleted with {pod.running} requests and {pod.leases} leases")
 
 
