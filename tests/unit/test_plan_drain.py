@@ -187,7 +187,7 @@ def test_scale_to_zero_and_back() -> None:
 
 
 def test_scale_in_of_100_groups_loses_nothing() -> None:
-    world = World(service(prefill=60, decode=50), watchers=[Invariants()])
+    world = World(service(prefill=60, decode=50), watchers=[Invariants()], load_steps=2, period=120.0)
     assert world.run(600, until=lambda: is_settled(world))
     world.change(service(prefill=5, decode=5))
     assert world.run(300, until=lambda: is_settled(world))
