@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 STAMP := .venv/.installed
-SOURCES := operator workers kernels proto tools testbed tests bench
+SOURCES := operator workers kernels proto charts tools testbed tests bench
 TESTS ?= tests
 
 help: ## show this list
@@ -28,13 +28,20 @@ lint: $(STAMP) ## ruff, mypy, import-linter, generated files
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/python tools/gen_proto.py --check 2>/dev/null
+	@$(BIN)/python tools/gen_crd.py --check
+	@$(BIN)/python tools/gen_chart_readme.py --check
 
 format: $(STAMP) ## format the sources and fix what ruff can fix
 	@$(BIN)/ruff check -q --fix $(SOURCES)
 	@$(BIN)/ruff format -q $(SOURCES)
 
-gen: $(STAMP) ## regenerate the protobuf code
+gen: $(STAMP) ## regenerate the protobuf code, the CRDs and the charts' READMEs
 	@$(BIN)/python tools/gen_proto.py
+	@$(BIN)/python tools/gen_crd.py
+	@$(BIN)/python tools/gen_chart_readme.py
+
+kernels-aot: $(STAMP) ## compile the kernels for gfx942 and gfx950 without a GPU; ARGS=--check compares with docs/kernels-aot.md
+	@$(BIN)/python tools/kernels_aot.py $(ARGS)
 
 lock: $(STAMP) ## resolve requirements.lock anew
 	@bash tools/lock.sh
@@ -61,4 +68,4 @@ model-eval: $(STAMP) ## measure the bundled model's tasks on held-out inputs
 clean: ## remove everything that was installed or built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test lint format gen lock cluster-up cluster-down demo-k8s model model-eval clean
+.PHONY: help install demo test lint format gen kernels-aot lock cluster-up cluster-down demo-k8s model model-eval clean
