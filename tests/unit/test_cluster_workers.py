@@ -21,7 +21,7 @@ class FakeAdmin:
 
     def __init__(self) -> None:
         self.reading: Reading | None = Reading(**IDLE, steps_total=1, errors_total=0)
-        self.probe_fails = False
+        self.probe_fails = self.drain_fails = False
         self.may_end = asyncio.Event()
         self.calls: list[str] = []
 
@@ -39,6 +39,8 @@ class FakeAdmin:
     async def drain(self, ip: str, timeout_seconds: float, is_over: Callable[[], None]) -> None:
         self.calls.append(f"drain {ip}")
         await self.may_end.wait()
+        if self.drain_fails:
+            raise NoAnswer("gone")
 
 
 class Pool:
@@ -135,15 +137,13 @@ async def test_another_life_of_the_containers_is_probed_anew(pool: Pool) -> None
 
 
 async def test_a_drain_starts_once_and_again_after_it_broke_off(pool: Pool) -> None:
-    for _ in range(2):
-        pool.workers.start_drain(worker("p"), 60.0)
-    await asyncio.sleep(0)
-    assert pool.admin.calls == ["drain ip-p"]
-    await pool.settle()
-    pool.workers.start_drain(worker("p"), 60.0)
-    await asyncio.sleep(0)
-    assert len(pool.admin.calls) == 2
-    await pool.workers.close()
+    for drain_fails, num_calls in ((True, 1), (False, 2), (False, 2)):
+        pool.admin.drain_fails = drain_fails
+        for _ in range(2):
+            pool.workers.start_drain(worker("p"), 60.0)
+        await asyncio.sleep(0)
+        assert pool.admin.calls == ["drain ip-p"] * num_calls
+        await pool.settle()
 
 
 async def test_pods_that_are_gone_are_forgotten(pool: Pool) -> None:

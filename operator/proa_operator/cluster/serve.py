@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from proa_operator.errors import ServeError
+
 Trouble = Callable[[], str]
 """Empty when all is well, else what is not."""
 
@@ -40,5 +42,10 @@ async def _serve(stack: AsyncExitStack, port: int, routes: dict[str, Callable[[w
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, None, port).start()
+    try:
+        await web.TCPSite(runner, None, port).start()
+    except OSError as error:
+        raise ServeError(
+            f"port {port} cannot be opened: {error.strerror}; set PROA_HEALTH_PORT or PROA_METRICS_PORT"
+        ) from None
     return int(runner.addresses[0][1])

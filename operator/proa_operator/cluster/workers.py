@@ -69,6 +69,7 @@ class Workers:
             self._loads.pop(uid, None)
             self._steps.pop(uid, None)
             self._probes.pop(uid, None)
+        self._draining &= uids
 
     async def read_load(self, worker: Worker) -> None:
         """Ask for the load; no answer is an answer."""
@@ -95,7 +96,7 @@ class Workers:
             self._spawn(self._probe(pair))
 
     def start_drain(self, worker: Worker, timeout_seconds: float) -> None:
-        """Unless it drains already."""
+        """Unless it drains already, or has drained."""
         if worker.uid not in self._draining:
             self._draining.add(worker.uid)
             self._spawn(self._drain(worker, timeout_seconds))
@@ -130,11 +131,11 @@ class Workers:
         self._on_news(worker.service)
 
     async def _drain(self, worker: Worker, timeout_seconds: float) -> None:
+        """One that broke off may be started again; one that is done stays done."""
         try:
             await self._admin.drain(worker.ip, timeout_seconds, lambda: self._on_news(worker.service))
         except NoAnswer as error:
             log.warning("drain broke off", extra={"pod": worker.name, "error": str(error)})
-        finally:
             self._draining.discard(worker.uid)
 
     def _load(self, uid: str, reading: Reading) -> WorkerLoad:
