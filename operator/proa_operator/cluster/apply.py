@@ -82,10 +82,15 @@ def refusal_of(kind: str, error: Refused | Gone) -> Refusal:
         return Refusal(
             reason="MissingKind", message=f"the cluster does not know {kind}: install its CRD ({error.message})"
         )
+    return refusal_from(kind, error.message)
+
+
+def refusal_from(kind: str, message: str) -> Refusal:
+    """By what the API server says."""
     for words, reason, fix in _FIXES:
-        if words in error.message:
-            return Refusal(reason=reason, message=f"{error.message}; {fix}")
-    return Refusal(reason="Refused", message=f"the API server refuses {kind}: {error.message}")
+        if words in message:
+            return Refusal(reason=reason, message=f"{message}; {fix}")
+    return Refusal(reason="Refused", message=f"the API server refuses {kind}: {message}")
 
 
 _FIXES = (

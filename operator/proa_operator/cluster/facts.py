@@ -27,6 +27,8 @@ class PodFacts:
     """A pod; of one without `membership` only what it takes from its node."""
 
     membership: Membership | None = None
+    component: str = ""
+    """What the pod of a service is, by its label."""
     ordinal: int = 0
     node: str = ""
     ip: str = ""
@@ -36,7 +38,7 @@ class PodFacts:
     is_terminating: bool = False
     phase: str = "Pending"
     is_started: bool = False
-    """The worker's container runs."""
+    """The container of the worker, or of the download, runs."""
     loaded_since: str = ""
     """When ContainersReady last became True; empty while it is not."""
     routable: str = ""

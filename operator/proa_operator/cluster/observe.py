@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from proa_operator import names
 from proa_operator.api.service import DisaggregatedService
 from proa_operator.cluster.cache import Stored
+from proa_operator.cluster.downloads import Progress
 from proa_operator.cluster.facts import (
     GatewayFacts,
     GroupFacts,
@@ -51,6 +52,7 @@ class Surroundings:
     probes: Mapping[str, ProbeOutcome] = field(default_factory=dict)
     """By uid of the pod."""
     refusals: tuple[Refusal, ...] = ()
+    progress: Progress = field(default_factory=Progress)
     is_resync: bool = False
 
 
@@ -70,7 +72,7 @@ def observe(service: Stored, children: Iterable[Stored], around: Surroundings, r
         groups=_groups(own, around),
         nodes=around.nodes,
         unbound_pods=around.unbound_pods,
-        job=next(iter(_jobs(own)), None),
+        job=next(iter(_jobs(own, around.progress)), None),
         gateway=next(iter(_gateways(own)), None),
         restart=(meta.get("annotations") or {}).get(names.RESTART_ANNOTATION, ""),
         present=frozenset((child.kind, child.name) for child in own),
@@ -94,9 +96,14 @@ def _revisions(own: Iterable[Stored], read: DisaggregatedService) -> tuple[Revis
     return tuple(sorted(found, key=lambda revision: (revision.number, revision.name)))
 
 
-def _jobs(own: Iterable[Stored]) -> list[JobState]:
+def _jobs(own: Iterable[Stored], progress: Progress) -> list[JobState]:
     return [
-        JobState(is_done=facts.is_done, failed=facts.failed)
+        JobState(
+            is_done=facts.is_done,
+            failed=facts.failed,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+        )
         for child in sorted(own, key=lambda child: -child.version)
         if isinstance(facts := child.facts, JobFacts)
     ]

@@ -12,9 +12,11 @@ from typing import Protocol
 from proa_operator import metrics
 from proa_operator.cluster.act import Actor, Scope
 from proa_operator.cluster.cache import Cache, ServiceKey
+from proa_operator.cluster.downloads import Downloads
 from proa_operator.cluster.facts import ServiceFacts
 from proa_operator.cluster.kinds import SERVICE
 from proa_operator.cluster.observe import Surroundings, observe
+from proa_operator.cluster.pod_refusals import PodRefusals
 from proa_operator.cluster.read import Reader
 from proa_operator.cluster.status import StatusWriter, refused_status
 from proa_operator.cluster.workers import Workers
@@ -50,10 +52,12 @@ class Reconciler:
         clock: Callable[[], float],
         wake_after: Callable[[ServiceKey, float], None],
         sees_nodes: bool,
+        downloads: Downloads,
+        pod_refusals: PodRefusals,
     ) -> None:
         self._cache, self._workers, self._actor, self._statuses = cache, workers, actor, statuses
         self._election, self.planner, self._clock, self._wake_after = election, planner, clock, wake_after
-        self._sees_nodes = sees_nodes
+        self._sees_nodes, self._downloads, self._pod_refusals = sees_nodes, downloads, pod_refusals
         self._reader = Reader()
         self._resyncs: set[ServiceKey] = set()
 
@@ -78,7 +82,7 @@ class Reconciler:
         scope = Scope.of(service, self._cache.children(key))
         started = asyncio.get_running_loop().time()
         try:
-            plan = self.planner(observe(service, scope.children.values(), self._surroundings(key), self._reader))
+            plan = self.planner(observe(service, scope.children.values(), self._surroundings(key, scope), self._reader))
         except RenderError as error:
             await self._statuses.write(scope, refused_status(service, str(error), _stamp(self._clock())))
             return
@@ -102,7 +106,7 @@ class Reconciler:
         if plan.wake_at is not None:
             self._wake_after(key, plan.wake_at - self._clock())
 
-    def _surroundings(self, key: ServiceKey) -> Surroundings:
+    def _surroundings(self, key: ServiceKey, scope: Scope) -> Surroundings:
         nodes = self._cache.nodes
         return Surroundings(
             now=self._clock(),
@@ -110,7 +114,8 @@ class Reconciler:
             unbound_pods=nodes.unbound_besides(key),
             loads=self._workers.loads,
             probes=self._workers.probes,
-            refusals=self._actor.applier.refusals(key),
+            refusals=self._actor.applier.refusals(key) + self._pod_refusals.of(scope.children.values()),
+            progress=self._downloads.of(key),
             is_resync=key in self._resyncs,
         )
 

@@ -15,10 +15,12 @@ from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.connect import Connection
 from proa_operator.cluster.discover import Discovered, discover
+from proa_operator.cluster.downloads import Downloads
 from proa_operator.cluster.election import Election
 from proa_operator.cluster.errors import ApiError, Busy, ClusterError, Gone, Unreachable
 from proa_operator.cluster.events import Events
-from proa_operator.cluster.kinds import LEASE, SERVICE, Kind, cached_kinds
+from proa_operator.cluster.kinds import EVENT, LEASE, SERVICE, Kind, cached_kinds
+from proa_operator.cluster.pod_refusals import PodRefusals
 from proa_operator.cluster.queue import Queue
 from proa_operator.cluster.reconcile import Planner, Reconciler
 from proa_operator.cluster.serve import serve_metrics, serve_probes
@@ -52,6 +54,8 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._found = Discovered()
         self.cache = Cache(self._on_news)
+        self.pod_refusals = PodRefusals(self.cache)
+        self.downloads = Downloads(self.cache, lambda key: self._on_news({key}))
         self.api = Api(Connection())
         lease = Ref(kind=LEASE, name=settings.lease_name, namespace=settings.operator_namespace)
         self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading)
@@ -61,7 +65,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Returns when everything that exists has been read. ServeError when the cluster does not let it."""
-        self._found = await _persistently(lambda: discover(self.api))
+        self._found = await _persistently(self._discover)
         self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)
         try:
             await _persistently(self._sync.run)
@@ -80,10 +84,13 @@ class Runtime:
             clock=time.time,
             wake_after=self.queue.add_after,
             sees_nodes=self._found.sees_nodes,
+            downloads=self.downloads,
+            pod_refusals=self.pod_refusals,
         )
         self._ticker = Ticker(
             self.cache,
             self.workers,
+            downloads=self.downloads,
             resync=self._resync,
             queue_age=self.queue.age,
             is_leader=lambda: self.election.is_leader,
@@ -109,7 +116,10 @@ class Runtime:
         """News from a watch stream."""
         metrics.WATCH_EVENTS.labels(kind=kind.name).inc()
         meta = body["metadata"]
-        if event == "DELETED":
+        if kind is EVENT:
+            if event != "DELETED" and (key := self.pod_refusals.note(body)):
+                self._on_news({key})
+        elif event == "DELETED":
             self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"])
         else:
             self.cache.put(kind, body)
@@ -120,12 +130,16 @@ class Runtime:
 
     def watched_kinds(self) -> tuple[Kind, ...]:
         """Those that kopf has to watch."""
-        return tuple(kind for kind in self._kinds() if not kind.is_optional)
+        kinds = tuple(kind for kind in self._kinds() if not kind.is_optional)
+        return (*kinds, EVENT) if self._found.sees_events else kinds
 
     @property
     def sees_nodes(self) -> bool:
         """Whether this operator may see nodes."""
         return self._found.sees_nodes
+
+    async def _discover(self) -> Discovered:
+        return await discover(self.api, self._settings.namespaces)
 
     def _kinds(self) -> tuple[Kind, ...]:
         kinds = cached_kinds(has_nodes=self._found.sees_nodes)
@@ -155,7 +169,7 @@ class Runtime:
 
     async def _resync(self) -> None:
         try:
-            found = await discover(self.api)
+            found = await self._discover()
             if found.optional_kinds != self._found.optional_kinds:
                 self._found = found
                 self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)

@@ -13,7 +13,8 @@ from typing import Any
 import kopf
 
 from proa_operator.cluster.connect import connection
-from proa_operator.cluster.kinds import POD, Kind
+from proa_operator.cluster.kinds import EVENT, POD, Kind
+from proa_operator.cluster.pod_refusals import SELECTOR
 
 OnEvent = Callable[[Kind, str, dict[str, Any]], None]
 """Kind, type (empty for what was there at the start) and object."""
@@ -42,6 +43,7 @@ def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.Operat
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = 70
     settings.watching.chunk_size = 500
+    settings.watching.field_selectors[EVENT.group, EVENT.version, EVENT.plural] = SELECTOR
     settings.persistence.diffbase_storage = _NoDiffs()
     for kind in kinds:
         if kind.is_child and not (kind is POD and sees_all_pods):

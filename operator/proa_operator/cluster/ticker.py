@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from proa_operator import metrics
 from proa_operator.cluster.act import worker_of
 from proa_operator.cluster.cache import Cache
+from proa_operator.cluster.downloads import Downloads
 from proa_operator.cluster.facts import PodFacts
 from proa_operator.cluster.kinds import POD
 from proa_operator.cluster.workers import Worker, Workers
@@ -40,15 +41,17 @@ class Ticker:
         cache: Cache,
         workers: Workers,
         *,
+        downloads: Downloads,
         resync: Callable[[], Awaitable[None]],
         queue_age: Callable[[], float],
         is_leader: Callable[[], bool],
         tempo: Tempo | None = None,
     ) -> None:
-        self._cache, self._workers, self._resync = cache, workers, resync
+        self._cache, self._workers, self._downloads, self._resync = cache, workers, downloads, resync
         self._queue_age, self._is_leader = queue_age, is_leader
         self._tempo = tempo or Tempo()
         self._asked: dict[str, float] = {}
+        self._downloads_at = 0.0
         self._slots = asyncio.Semaphore(64)
         self.beat = 0.0
         """When the last tick ended, on the loop's clock."""
@@ -63,6 +66,7 @@ class Ticker:
             metrics.QUEUE_AGE_SECONDS.set(self._queue_age())
             if self._is_leader():
                 await self._ask_workers(loop.time())
+                await self._ask_downloads(loop.time())
             if loop.time() >= next_resync:
                 await self._resync()
                 next_resync = loop.time() + self._resync_pause()
@@ -77,6 +81,11 @@ class Ticker:
         for worker in due:
             self._asked[worker.uid] = now
         await asyncio.gather(*(self._ask(worker) for worker in due))
+
+    async def _ask_downloads(self, now: float) -> None:
+        if now >= self._downloads_at:
+            self._downloads_at = now + self._tempo.serving
+            await self._downloads.read()
 
     async def _ask(self, worker: Worker) -> None:
         async with self._slots:

@@ -20,13 +20,14 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
     spec, status = body["spec"], body.get("status") or {}
     phase, requests = status.get("phase", "Pending"), _requests(spec)
     if membership is None:
-        return PodFacts(node=spec.get("nodeName", ""), phase=phase, requests=requests, gates=_gates(spec))
+        return _other(body, phase, requests)
     meta, held = body["metadata"], {found["type"]: found for found in status.get("conditions") or ()}
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     reason, message = _waiting(containers)
     routable = held.get(names.ROUTABLE_CONDITION, {})
     return PodFacts(
         membership=membership,
+        component=meta["labels"].get(names.COMPONENT_LABEL, ""),
         ordinal=int(meta["labels"].get(names.POD_INDEX_LABEL, meta["name"].rpartition("-")[2])),
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),
@@ -43,6 +44,23 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
         waiting_reason=reason,
         waiting_message=message,
         requests=requests,
+    )
+
+
+def _other(body: Json, phase: str, requests: tuple[tuple[str, int], ...]) -> PodFacts:
+    """A pod of no group. One that downloads a model can be asked how far it is."""
+    spec, status = body["spec"], body.get("status") or {}
+    component = (body["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL, "")
+    is_download = component == names.Component.DOWNLOAD
+    containers = status.get("containerStatuses") or ()
+    return PodFacts(
+        component=component if is_download else "",
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", "") if is_download else "",
+        phase=phase,
+        is_started=is_download and phase == "Running" and any("running" in found["state"] for found in containers),
+        requests=requests,
+        gates=_gates(spec),
     )
 
 
