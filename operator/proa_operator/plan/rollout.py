@@ -92,7 +92,7 @@ class Ledger:
         revision = leaver.group.revision
         if leaver.group.role is Role.PREFILL or not leaver.is_routable:
             return False
-        if not any(standing.may_work for standing in self._situation.of(revision, Role.PREFILL)):
+        if not any(standing.may_hand_over for standing in self._situation.of(revision, Role.PREFILL)):
             return False
         others = (standing for standing in self._ready.values() if standing is not leaver and standing.is_routable)
         return not any(other.group.revision == revision and other.group.role is Role.DECODE for other in others)

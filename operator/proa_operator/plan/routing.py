@@ -66,7 +66,7 @@ def _matched(situation: Situation, revision: str, groups: list[Standing]) -> lis
     """Prefill on its way out, or broken, may still hand over to decode: it counts when decode is held back."""
     by_role = {role: [standing for standing in groups if standing.group.role is role] for role in Role}
     ready = {role: len(found) for role, found in by_role.items()}
-    others = sum(standing.may_work and not standing.is_ready for standing in situation.of(revision, Role.PREFILL))
+    others = sum(standing.may_hand_over and not standing.is_ready for standing in situation.of(revision, Role.PREFILL))
     kind, desired = situation.specs[revision].topology, situation.desired_of(revision)
     numbers = topology.matched(kind, ready, desired)
     with_others = topology.matched(kind, {**ready, Role.PREFILL: ready[Role.PREFILL] + others}, desired)

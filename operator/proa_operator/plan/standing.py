@@ -47,6 +47,11 @@ class Standing:
         return not self.is_lost and any(pod.is_loaded for pod in self.live)
 
     @property
+    def may_hand_over(self) -> bool:
+        """Decode of its revision is still needed: it has prompts, or is routed and may be back any moment."""
+        return self.may_work or self.is_routable
+
+    @property
     def holds_devices(self) -> bool:
         """It has or may get pods on nodes that can be reached; what is on a lost node is of no use to anybody."""
         return self.has_started if self.is_lost else bool(self.group.pods) or not self.group.is_deleting
