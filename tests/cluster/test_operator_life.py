@@ -87,6 +87,17 @@ def test_a_child_deleted_by_hand_comes_back(api: ControlPlane, namespace: str, k
 
 
 @pytest.mark.usefixtures("operator")
+def test_a_child_edited_by_hand_is_put_right_and_keeps_what_is_not_ours(api: ControlPlane, namespace: str) -> None:
+    target = ("poddisruptionbudget", "tiny-gateway", f"--namespace={namespace}")
+    ours = api.get(*target[:2], namespace)["spec"]
+    patch = json.dumps({"metadata": {"labels": {"team": "x"}}, "spec": {"maxUnavailable": 3, "minAvailable": None}})
+    api.kubectl("patch", *target, "--type=merge", f"--patch={patch}")
+    is_right = lambda: api.get(*target[:2], namespace)["spec"] == ours  # noqa: E731
+    api.until(is_right, what="the budget as it was", seconds=SETTLE_SECONDS)
+    assert api.get(*target[:2], namespace)["metadata"]["labels"]["team"] == "x"
+
+
+@pytest.mark.usefixtures("operator")
 def test_pools_follow_kubectl_scale(api: ControlPlane, namespace: str) -> None:
     def has(groups: int) -> bool:
         found = children(api, namespace)

@@ -51,7 +51,11 @@ class Applier:
         old = self._cache.get(KINDS[body["kind"]], service.namespace, meta["name"])
         if old is None or old.owner != service.uid or old.applied != meta["annotations"][marks.APPLIED]:
             return True
-        return bool(old.touched) and self._restored.get(old.uid) != old.touched
+        return self.is_touched(old)
+
+    def is_touched(self, child: Stored) -> bool:
+        """Somebody else has written to it, and it was not applied again since."""
+        return bool(child.touched) and self._restored.get(child.uid) != child.touched
 
     async def _one(self, body: Json, service: Stored) -> None:
         kind, meta, key = KINDS[body["kind"]], body["metadata"], (service.namespace, service.name)

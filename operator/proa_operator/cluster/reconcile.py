@@ -116,7 +116,7 @@ class Reconciler:
             probes=self._workers.probes,
             refusals=self._actor.applier.refusals(key) + self._pod_refusals.of(scope.children.values()),
             progress=self._downloads.of(key),
-            is_resync=key in self._resyncs,
+            is_resync=key in self._resyncs or any(map(self._actor.applier.is_touched, scope.children.values())),
         )
 
 
