@@ -95,10 +95,18 @@ async def test_steps_are_dated_by_their_growth(pool: Pool) -> None:
     stepped = []
     for steps in (5, 5, 6, 0):
         pool.now += 1.0
-        pool.admin.reading = Reading(**IDLE, steps_total=steps, errors_total=0)
+        pool.admin.reading = Reading(**{**IDLE, "waiting": 1}, steps_total=steps, errors_total=0)
         await pool.workers.read_load(worker("p"))
         stepped.append(pool.workers.loads["p"].stepped_at)
     assert stepped == [11.0, 11.0, 13.0, 14.0]
+
+
+async def test_the_first_request_after_a_rest_is_no_stall(pool: Pool) -> None:
+    for waiting in (0, 0, 1):
+        pool.now += 100.0
+        pool.admin.reading = Reading(**{**IDLE, "waiting": waiting}, steps_total=5, errors_total=0)
+        await pool.workers.read_load(worker("p"))
+    assert pool.now - pool.workers.loads["p"].stepped_at == 100.0  # since the last look at rest, not since the start
 
 
 async def test_a_probe_counts_for_both_and_runs_once(pool: Pool) -> None:

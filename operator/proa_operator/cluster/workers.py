@@ -141,6 +141,7 @@ class Workers:
     def _load(self, uid: str, reading: Reading) -> WorkerLoad:
         now, old = self._clock(), self._loads.get(uid)
         has_stepped = old is None or self._steps.get(uid) != reading.steps_total
+        is_idle = not (reading.running or reading.waiting)  # an idle worker owes no step: its first request is no stall
         return WorkerLoad(
             seen_at=now,
             phase=reading.phase,
@@ -148,7 +149,7 @@ class Workers:
             running=reading.running,
             waiting=reading.waiting,
             leases=reading.leases,
-            stepped_at=now if has_stepped or old is None else old.stepped_at,
+            stepped_at=now if has_stepped or is_idle or old is None else old.stepped_at,
             errors_total=reading.errors_total,
         )
 
