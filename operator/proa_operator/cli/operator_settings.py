@@ -34,7 +34,7 @@ class OperatorView:
 
 async def operator_of(cluster: Cluster) -> OperatorView:
     """Raises what the API client raises; a missing operator is a note."""
-    discovered = await discover(cluster.api)
+    discovered = await discover(cluster.api, (cluster.namespace,))
     has_monitors = "PodMonitor" in discovered.optional_kinds
     has_routes = "HTTPRoute" in discovered.optional_kinds
     try:

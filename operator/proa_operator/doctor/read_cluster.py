@@ -45,7 +45,7 @@ _REVIEW = Kind(
 async def read_facts(cluster: Cluster) -> ClusterFacts:
     """Raises what the API client raises, but for what your rights do not let you see."""
     version = await cluster.api.document("/version")
-    discovered = await discover(cluster.api)
+    discovered = await discover(cluster.api, (cluster.namespace,))
     operators = await _seen(cluster.all(DEPLOYMENT, "", SELECTOR))
     pods = await _seen(cluster.all(POD, "", PROMETHEUS))
     labels = await _seen(cluster.api.get(Ref(kind=_NAMESPACE, name=cluster.namespace)))
