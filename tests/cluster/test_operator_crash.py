@@ -48,7 +48,8 @@ def test_killed_after_each_write_in_turn_it_ends_the_same(
     lives = 0
     while _dies(Operator(api, namespace, program=DYING, DIE="after:1")):
         lives += 1
-        assert lives < MOST_LIVES, "the writes do not end"
+        last = [f"{event.verb} {event.resource} {event.name} {event.code}" for event in writes(api, namespace)[-8:]]
+        assert lives < MOST_LIVES, f"the writes do not end: {last}"
     with Operator(api, namespace):
         await_settled(api, namespace)
     assert lives >= 20, "each child, each mark and each status is a write of its own"

@@ -232,8 +232,7 @@ async def test_the_same_event_is_written_once_in_a_while(shell: Shell) -> None:
     (body,) = shell.api.bodies
     assert body["involvedObject"]["uid"] == SERVICE_UID
     shell.api.refusals["Event", body["metadata"]["name"]] = Conflict(409, "AlreadyExists", "it is there")
-    with pytest.raises(Conflict):  # the fake refuses the patch too
-        await shell.act(note)
+    await shell.act(note)  # the fake refuses the patch too, which holds up nothing
     assert [verb for verb, _, _ in shell.api.calls] == ["create", "merge"]
 
 

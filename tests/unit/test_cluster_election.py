@@ -119,6 +119,18 @@ async def test_a_leader_without_an_answer_stops_before_another_starts() -> None:
     assert world.changes == [("a", True), ("a", False), ("b", True)]
 
 
+async def test_a_write_has_to_end_before_another_can_lead() -> None:
+    world = World()
+    first = world.replica("a")
+    await first.step()
+    assert first.seconds_to_write() == TERMS.lease
+    world.now += TERMS.renew_deadline - 0.5
+    assert first.seconds_to_write() == TERMS.lease - TERMS.renew_deadline + 0.5
+    world.now += 0.5
+    with pytest.raises(LostLease):
+        first.seconds_to_write()
+
+
 async def test_a_sleeper_wakes_without_the_lease() -> None:
     world = World()
     first, second = world.replica("a"), world.replica("b")

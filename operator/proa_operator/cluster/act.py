@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from proa_operator.cluster import marks
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.apply import Applier
 from proa_operator.cluster.cache import Cache, Stored
-from proa_operator.cluster.errors import Conflict, Gone
+from proa_operator.cluster.errors import ApiError, Conflict, Gone
 from proa_operator.cluster.events import Events
 from proa_operator.cluster.facts import PodFacts
 from proa_operator.cluster.kinds import KINDS, POD, POOL, REVISION, STATEFUL_SET, Kind
@@ -21,6 +22,8 @@ from proa_operator.cluster.workers import Worker, Workers
 from proa_operator.plan import actions as todo
 from proa_operator.plan.actions import Action
 from proa_operator.plan.state import RouteReason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +71,16 @@ class Actor:
             case todo.Remember() | todo.MarkAvailable() | todo.MarkFailed() | todo.StartRevision():
                 await self._mark(action, scope)
             case todo.Note():
-                await self._events.say(scope.service, action, self._clock())
+                await self._say(action, scope)
             case todo.Probe() | todo.DrainWorker():
                 self._tell(action, scope)
+
+    async def _say(self, note: todo.Note, scope: Scope) -> None:
+        """An Event that is refused holds up nothing."""
+        try:
+            await self._events.say(scope.service, note, self._clock())
+        except ApiError as error:
+            log.warning("event not written", extra={"reason": note.reason, "error": str(error)})
 
     def _tell(self, action: todo.Probe | todo.DrainWorker, scope: Scope) -> None:
         if isinstance(action, todo.Probe):

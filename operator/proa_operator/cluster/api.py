@@ -39,14 +39,18 @@ class Ref:
         return self.kind.path(self.namespace, self.name) + tail
 
 
-def free_to_write() -> None:
-    """The check of a program that shares its writes with nobody."""
+def free_to_write() -> float:
+    """The check of a program that shares its writes with nobody: each may take its time."""
+    return _WRITE_SECONDS
 
 
 class Api:
-    """Raises ApiError and Unreachable. Before each write but the Lease's, `may_write` raises when it is not allowed."""
+    """Raises ApiError and Unreachable.
 
-    def __init__(self, connection: Connection, may_write: Callable[[], None] = free_to_write) -> None:
+    Before each write but the Lease's, `may_write` says how long it may take, and raises when it is not allowed.
+    """
+
+    def __init__(self, connection: Connection, may_write: Callable[[], float] = free_to_write) -> None:
         self._connection = connection
         self._session: aiohttp.ClientSession | None = None
         self.may_write = may_write
@@ -131,13 +135,10 @@ class Api:
         content: str = "application/json",
         query: dict[str, str] | None = None,
     ) -> Json:
-        if ref.kind.name != "Lease":
-            self.may_write()
+        seconds = _WRITE_SECONDS if ref.kind.name == "Lease" else min(_WRITE_SECONDS, self.may_write())
         kind = f"{ref.kind.name}/{ref.subresource}" if ref.subresource else ref.kind.name
         what = (_VERBS[method], kind)
-        return await self._send(
-            method, ref.path, what=what, seconds=_WRITE_SECONDS, query=query, body=body, content=content
-        )
+        return await self._send(method, ref.path, what=what, seconds=seconds, query=query, body=body, content=content)
 
     async def _send(
         self,

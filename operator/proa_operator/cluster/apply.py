@@ -16,7 +16,7 @@ from proa_operator.cluster import marks
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.cache import Cache, ServiceKey, Stored
 from proa_operator.cluster.errors import Gone, Refused
-from proa_operator.cluster.kinds import KINDS
+from proa_operator.cluster.kinds import KINDS, STATEFUL_SET
 from proa_operator.plan.state import Refusal
 
 Json = dict[str, Any]
@@ -40,8 +40,12 @@ class Applier:
         self._refusals.pop(key, None)
 
     async def apply(self, objects: Iterable[Json], service: Stored, *, is_forced: bool = False) -> None:
-        """Those that are not so yet. Raises ApiError, Unreachable, LostLease at the first that fails."""
-        for wanted in objects:
+        """Those that are not so yet. Raises ApiError, Unreachable, LostLease at the first that fails.
+
+        A StatefulSet goes first: the planner takes what has a group's name, but no StatefulSet, for a leftover, and
+        would delete it after a crash between the two. Its pods are gated: they do not start before the rest is there.
+        """
+        for wanted in sorted(objects, key=lambda wanted: wanted["kind"] != STATEFUL_SET.name):
             body = stamped(wanted)
             if is_forced or self._is_needed(body, service):
                 await self._one(body, service)

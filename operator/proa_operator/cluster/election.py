@@ -68,6 +68,11 @@ class Election:
         if not self.is_leader or reign not in (None, self.transitions):
             raise LostLease("another replica may lead by now")
 
+    def seconds_to_write(self) -> float:
+        """How long a write may take from now on to end before another can lead. LostLease when none may start."""
+        self.check()
+        return self._valid_until + self._terms.lease - self._terms.renew_deadline - self._clock()
+
     async def run(self) -> None:
         """Until it is cancelled; then the lease is given back."""
         try:

@@ -4,7 +4,7 @@ ClusterError
   ApiError        the API server answered with an error status
     Gone            404
     Conflict        409: someone else was faster, or the object is another one by now
-    Busy            429 and 5xx: the same request may succeed soon
+    Busy            410, 429 and 5xx: the same request, or the same list from its start, may succeed soon
     Refused         403, 422 and 400: the same write will be refused again
   Unreachable     no answer within the deadline
   LostLease       this replica may not write any more
@@ -53,5 +53,5 @@ class LostLease(ClusterError):
 
 def api_error(status: int, reason: str, message: str) -> ApiError:
     """The class that belongs to the status."""
-    kinds = {404: Gone, 409: Conflict, 400: Refused, 403: Refused, 422: Refused, 429: Busy}
+    kinds = {404: Gone, 409: Conflict, 400: Refused, 403: Refused, 422: Refused, 410: Busy, 429: Busy}
     return kinds.get(status, Busy if status >= 500 else ApiError)(status, reason, message)

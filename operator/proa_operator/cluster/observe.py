@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proa_operator import names
-from proa_operator.api.service import DisaggregatedService
 from proa_operator.cluster.cache import Stored
 from proa_operator.cluster.downloads import Progress
 from proa_operator.cluster.facts import (
@@ -21,7 +20,7 @@ from proa_operator.cluster.facts import (
     ServiceFacts,
 )
 from proa_operator.cluster.kinds import POD
-from proa_operator.cluster.read import Reader, memo_of, revision_of
+from proa_operator.cluster.read import Reader, memo_of
 from proa_operator.cluster.workers import ProbeOutcome
 from proa_operator.names import Role
 from proa_operator.plan.state import (
@@ -68,7 +67,7 @@ def observe(service: Stored, children: Iterable[Stored], around: Surroundings, r
         generation=meta["generation"],
         now=around.now,
         pools=_pools(own),
-        revisions=_revisions(own, read),
+        revisions=_revisions(own, service, reader),
         groups=_groups(own, around),
         nodes=around.nodes,
         unbound_pods=around.unbound_pods,
@@ -91,8 +90,8 @@ def _pools(own: Iterable[Stored]) -> dict[Role, PoolState]:
     }
 
 
-def _revisions(own: Iterable[Stored], read: DisaggregatedService) -> tuple[Revision, ...]:
-    found = [revision_of(child.facts, read.spec) for child in own if isinstance(child.facts, RevisionFacts)]
+def _revisions(own: Iterable[Stored], service: Stored, reader: Reader) -> tuple[Revision, ...]:
+    found = [reader.revision(child, service) for child in own if isinstance(child.facts, RevisionFacts)]
     return tuple(sorted(found, key=lambda revision: (revision.number, revision.name)))
 
 

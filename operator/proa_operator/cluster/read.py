@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -23,22 +24,38 @@ log = logging.getLogger(__name__)
 
 
 class Reader:
-    """Services as typed objects, kept by uid and generation."""
+    """Services and revisions as typed objects, each parsed once for each generation of its service."""
 
-    def __init__(self, most: int = 4096) -> None:
-        self._known: OrderedDict[tuple[str, int], DisaggregatedService] = OrderedDict()
+    def __init__(self, most: int = 16_384) -> None:
+        self._known: OrderedDict[tuple[str | int, ...], Any] = OrderedDict()
         self._most = most
 
     def service(self, stored: Stored) -> DisaggregatedService:
         """RenderError for one that was stored under an older schema and does not fit this version."""
         assert isinstance(stored.facts, ServiceFacts)
         body = stored.facts.body
-        key = (stored.uid, body["metadata"]["generation"])
+        read: DisaggregatedService = self._once(_service_key(stored), lambda: _parsed(body))
+        return read
+
+    def revision(self, stored: Stored, service: Stored) -> Revision:
+        """RenderError when it is not one of Proa's or does not fit this version."""
+        facts = stored.facts
+        assert isinstance(facts, RevisionFacts)
+        key = (stored.uid, stored.version, *_service_key(service))
+        read: Revision = self._once(key, lambda: revision_of(facts, self.service(service).spec))
+        return read
+
+    def _once(self, key: tuple[str | int, ...], read: Callable[[], Any]) -> Any:
         if key not in self._known:
-            self._known[key] = _parsed(body)
+            self._known[key] = read()
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
         return self._known[key]
+
+
+def _service_key(service: Stored) -> tuple[str, int]:
+    assert isinstance(service.facts, ServiceFacts)
+    return (service.uid, service.facts.body["metadata"]["generation"])
 
 
 def _parsed(body: dict[str, Any]) -> DisaggregatedService:

@@ -53,13 +53,15 @@ class Runtime:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._found = Discovered()
+        self._reign = 0
+        """Number of the reign for which everything was read; nothing is planned before."""
         self.cache = Cache(self._on_news)
         self.pod_refusals = PodRefusals(self.cache)
         self.downloads = Downloads(self.cache, lambda key: self._on_news({key}))
         self.api = Api(Connection())
         lease = Ref(kind=LEASE, name=settings.lease_name, namespace=settings.operator_namespace)
         self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading)
-        self.api.may_write = self.election.check
+        self.api.may_write = self.election.seconds_to_write
         self.workers = Workers(WorkerAdmin(), time.time, lambda key: self._on_news({key}))
         self.queue = Queue(self._reconcile)
 
@@ -150,7 +152,7 @@ class Runtime:
         return self._settings.render(has_pod_monitors="PodMonitor" in known, has_http_routes="HTTPRoute" in known)
 
     async def _reconcile(self, key: ServiceKey, due: float) -> None:
-        if self.election.is_leader:
+        if self.election.is_leader and self._reign == self.election.transitions:
             await self._reconciler.reconcile(key, due)
         if self.cache.get(SERVICE, *key) is None:
             self.queue.forget(key)
@@ -163,6 +165,7 @@ class Runtime:
         """Read everything once more, as a watch may be behind what the last leader wrote; then plan every service."""
         started = time.monotonic()
         await _persistently(self._sync.run)
+        self._reign = self.election.transitions
         self.queue.add(*self.cache.services())
         seconds = round(time.monotonic() - started, 2)
         log.info("took over", extra={"services": len(self.cache.services()), "seconds": seconds})
