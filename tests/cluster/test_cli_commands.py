@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.cluster.operator_checks import await_settled
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
 NAMESPACE = "cli"
+IN = f"--namespace={NAMESPACE}"
 SECONDS = 120.0
 
 
@@ -40,6 +43,17 @@ class Proa:
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig or self._bed.kubeconfig)}
         return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
 
+    @contextmanager
+    def watched(self, *words: object) -> Iterator[subprocess.Popen[str]]:
+        """A process with --watch, killed if it does not end by itself."""
+        argv = [sys.executable, "-u", "-m", "proa_operator.cli.main", *map(str, words), "--watch", IN]
+        environment = {**os.environ, "KUBECONFIG": str(self._bed.kubeconfig)}
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def read(self, *words: object) -> Any:
         """Its JSON; fails the test with stderr."""
         done = self.run(*words, "--output", "json")
@@ -59,7 +73,7 @@ def doubles(api: ControlPlane) -> Iterator[Doubles]:
 @pytest.fixture(scope="module")
 def operator(api: ControlPlane, doubles: Doubles) -> Iterator[Operator]:
     with Operator(api, NAMESPACE) as found:
-        api.apply(own_service(doubles), f"--namespace={NAMESPACE}")
+        api.apply(own_service(doubles), IN)
         await_settled(api, NAMESPACE)
         yield found
         api.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
@@ -202,3 +216,19 @@ def test_doctor_finds_the_cluster_in_order_but_for_the_operator(proa: Proa) -> N
     assert (report["CRDs"]["level"], report["Your rights"]["level"]) == ("ok", "ok")
     assert (report["Operator"]["level"], report["Prometheus"]["level"]) == ("fail", "warn")
     assert all(finding["fix"] for finding in report.values() if finding["level"] in ("warn", "fail"))
+
+
+@pytest.mark.timeout(120)
+def test_watch_prints_one_document_for_each_change_and_ends_with_an_interrupt(
+    api: ControlPlane, proa: Proa, doubles: Doubles
+) -> None:
+    other = own_service(doubles, name="other")
+    with proa.watched("status", "--output", "yaml") as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert next(lines) == "---\n"
+        api.apply(other, IN)
+        assert next(line for line in lines if line == "  name: other\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+    api.kubectl("delete", "disaggregatedservice", "other", IN, "--wait=false")

@@ -16,7 +16,6 @@ from proa_operator.cli.commands import COMMANDS, Command
 from proa_operator.errors import ProaError
 
 INTERRUPTED = 130
-PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class Commands(TyperGroup):
@@ -41,8 +40,13 @@ def loaded(name: str, command: Command) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name)(found)
+    single.command(name, help=flowing(found.__doc__))(found)
     return typer.main.get_command(single)
+
+
+def flowing(docstring: str) -> str:
+    """Paragraphs without the line breaks of the source, which the help would keep."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
 
 
 app = typer.Typer(
@@ -69,9 +73,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
-        sys.exit(PIPE_CLOSED)
 
 
 def complain(text: str) -> None:

@@ -22,7 +22,7 @@ WATCH_SECONDS = 2.0
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One service, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One service, in full.")] = None,
     namespace: Namespace = None,
     all_namespaces: AllNamespaces = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show changes until Ctrl-C.")] = False,
