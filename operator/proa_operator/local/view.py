@@ -44,7 +44,7 @@ class PlainView:
         self._console.print(f"{time}  {describe(child, detail)}", style="dim", highlight=False, soft_wrap=True)
 
     def say(self, text: RenderableType) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     async def follow(self, children: Iterable[Child]) -> None:
         await asyncio.Event().wait()
@@ -66,7 +66,7 @@ class LiveView:
         self._draw()
 
     def say(self, text: RenderableType) -> None:
-        self._live.console.print(text, highlight=False)
+        self._live.console.print(text, highlight=False, markup=False)
 
     async def follow(self, children: Iterable[Child]) -> None:
         self._children = list(children)
