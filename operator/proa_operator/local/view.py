@@ -41,7 +41,9 @@ class PlainView:
 
     def changed(self, child: Child, detail: str) -> None:
         time = datetime.now().strftime("%H:%M:%S")
-        self._console.print(f"{time}  {describe(child, detail)}", style="dim", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{time}  {describe(child, detail)}", style="dim", highlight=False, markup=False, soft_wrap=True
+        )
 
     def say(self, text: RenderableType) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
