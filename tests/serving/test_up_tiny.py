@@ -91,16 +91,19 @@ def test_up_on_a_terminal_until_ctrl_c(environ: dict[str, str], next_port: FreeP
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=environ,
+        env={**environ, "TERM": "xterm"},  # on a dumb terminal there is no table, only lines
         process_group=0,
     ) as proa:
-        os.close(theirs)
-        shown = _read_until(ours, "tiny-moe is served at")
-        assert _ask(port).strip()
-        shown += _read_until(ours, "serving")
-        os.killpg(proa.pid, signal.SIGINT)
-        shown += "".join(_read(ours, 60.0))
-        assert proa.wait(60.0) == 0
+        try:
+            os.close(theirs)
+            shown = _read_until(ours, "tiny-moe is served at")
+            assert _ask(port).strip()
+            shown += _read_until(ours, "serving")
+            os.killpg(proa.pid, signal.SIGINT)
+            shown += "".join(_read(ours, 60.0))
+            assert proa.wait(60.0) == 0
+        finally:
+            proa.kill()
     os.close(ours)
     assert "decode-0" in shown
     assert "KV used" in shown

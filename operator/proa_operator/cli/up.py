@@ -49,7 +49,8 @@ def up(
         _print_commands(plan)
         return
     console = Console()
-    view: View = LiveView(console, plan) if console.is_terminal else PlainView(console)
+    can_redraw = console.is_terminal and not console.is_dumb_terminal
+    view: View = LiveView(console, plan) if can_redraw else PlainView(console)
     for note in plan.notes:
         console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
     asyncio.run(serve(plan, view, lambda: _while_serving(plan, view, is_once=once)))
