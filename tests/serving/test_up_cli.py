@@ -95,7 +95,9 @@ def test_version_names_its_parts() -> None:
     assert [line.split()[0] for line in answer.stdout.splitlines()] == ["proa", "smg", "torch", "vllm", "python"]
 
 
-@pytest.mark.parametrize(("typed", "offered"), [("u", "up\nundo"), ("v", "validate\nversion"), ("up --dr", "--dry-run")])
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("u", "up\nundo"), ("v", "validate\nversion"), ("up --dr", "--dry-run")]
+)
 def test_completion(monkeypatch: pytest.MonkeyPatch, typed: str, offered: str) -> None:
     monkeypatch.setenv("_PROA_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"proa {typed}")
