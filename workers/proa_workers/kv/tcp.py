@@ -71,6 +71,10 @@ class TcpTransport:
         for _, sock in idle:
             sock.close()
 
+    def __del__(self) -> None:
+        """A link that is dropped while a thread still reads through it leaves its connection to the last reference."""
+        self.close()
+
     @contextmanager
     def _connection(self, stop: StopSignal) -> Iterator[socket.socket]:
         sock = self._kept() or self._connect(stop)
