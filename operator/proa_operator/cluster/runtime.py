@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+from prometheus_client import REGISTRY
+
 from proa_operator import metrics
 from proa_operator.cluster.act import Actor
 from proa_operator.cluster.api import Api, Ref
@@ -24,6 +26,7 @@ from proa_operator.cluster.pod_refusals import PodRefusals
 from proa_operator.cluster.queue import Queue
 from proa_operator.cluster.reconcile import Planner, Reconciler
 from proa_operator.cluster.serve import serve_metrics, serve_probes
+from proa_operator.cluster.service_metrics import ServiceMetrics
 from proa_operator.cluster.status import StatusWriter
 from proa_operator.cluster.sync import Sync
 from proa_operator.cluster.ticker import Tempo, Ticker
@@ -99,6 +102,9 @@ class Runtime:
             tempo=self._tempo,
         )
         await serve_probes(self._stack, self._settings.health_port, alive=self._ails, ready=lambda: "")
+        service_metrics = ServiceMetrics(self.cache, lambda: self.election.is_leader, time.time)
+        REGISTRY.register(service_metrics)
+        self._stack.callback(REGISTRY.unregister, service_metrics)
         await serve_metrics(self._stack, self._settings.metrics_port)
         for work in (self.queue.run(), self._ticker.run(), self.election.run()):
             self._spawn(work)

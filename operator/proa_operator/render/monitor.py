@@ -8,7 +8,14 @@ from proa_operator.render.metadata import child, component_selector
 from proa_operator.render.service import JsonObject, Service
 from proa_operator.render.settings import RenderSettings
 
-_JOINED_LABELS = [names.SERVICE_LABEL, names.ROLE_LABEL, names.REVISION_LABEL, names.GROUP_LABEL]
+_SERIES_LABELS = {
+    "service": names.SERVICE_LABEL,
+    "role": names.ROLE_LABEL,
+    "revision": names.REVISION_LABEL,
+    "group": names.GROUP_LABEL,
+}
+"""Label of every series, as dashboards, rules and the autoscaler ask for it -> label of the pod."""
+_UNDERSCORES = str.maketrans("./-", "___")
 
 
 def pod_monitors(service: Service, settings: RenderSettings) -> list[JsonObject]:
@@ -24,7 +31,14 @@ def _monitor(service: Service, component: Component) -> JsonObject:
     monitor = child(service, "monitoring.coreos.com/v1", "PodMonitor", name, labels=selector)
     monitor["spec"] = {
         "selector": {"matchLabels": selector},
-        "podTargetLabels": _JOINED_LABELS,
-        "podMetricsEndpoints": [{"port": Port.METRICS.value, "interval": "15s"}],
+        "podMetricsEndpoints": [{"port": Port.METRICS.value, "interval": "15s", "relabelings": _relabelings()}],
     }
     return monitor
+
+
+def _relabelings() -> list[JsonObject]:
+    """Prometheus spells a pod's label with underscores; a label that a pod lacks (a gateway has no role) stays away."""
+    meta = {
+        label: "__meta_kubernetes_pod_label_" + pod.translate(_UNDERSCORES) for label, pod in _SERIES_LABELS.items()
+    }
+    return [{"sourceLabels": [source], "targetLabel": label} for label, source in meta.items()]
