@@ -7,16 +7,17 @@ cache makes a build that was cut off go on where it stopped. A cold build takes 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from testbed.errors import BedError, BedUnavailable
+from testbed import debian
+from testbed.errors import BedError
 from testbed.progress import say
 from testbed.store import SOURCES, cache_root, exclusively, key_of
+from testbed.toolchain import go
 
 CONTROL_PLANE = {
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -52,24 +53,24 @@ def missing(names: Iterable[str]) -> list[str]:
 
 def build(names: Iterable[str] = PACKAGES, *, seconds: float = DEADLINE_SECONDS) -> Path:
     """Build what is missing and return the folder; raises BedError with the compiler's last lines or past `seconds`."""
+    debian.install(debian.missing_tools)
     folder = programs_folder()
     wanted = list(names)
     if not missing(wanted):
         return folder
-    if shutil.which("go") is None:
-        raise BedUnavailable("the test bed is built with Go: install Go 1.26 or newer, or set PROA_TEST_TIERS=none")
+    program = go()
     deadline = time.monotonic() + seconds
     with exclusively(folder.with_suffix(".lock"), seconds=seconds, what="waiting for another build of the test bed"):
         for name in missing(wanted):
-            _build_one(name, folder, deadline)
+            _build_one(program, name, folder, deadline)
     return folder
 
 
-def _build_one(name: str, folder: Path, deadline: float) -> None:
+def _build_one(program: str, name: str, folder: Path, deadline: float) -> None:
     log, partial = folder / f"{name}.log", folder / f"{name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    argv = ["go", "build", "-v", "-trimpath", "-ldflags", _linker_flags(), "-o", str(partial), PACKAGES[name]]
+    argv = [program, "build", "-v", "-trimpath", "-ldflags", _linker_flags(), "-o", str(partial), PACKAGES[name]]
     with log.open("w") as output:
         compiler = subprocess.Popen(argv, cwd=SOURCES, stderr=output, stdout=output, env=_go_environment())
         try:

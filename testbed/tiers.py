@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 
+from testbed import debian
 from testbed.errors import BedError
 
 CHOICES = ("a", "b")
@@ -25,17 +25,15 @@ def why_not(tier: str) -> str | None:
     """One line that says why this machine cannot run `tier`, or None when it can."""
     if platform.system() != "Linux":
         return "it needs Linux"
-    if absent := [name for name in ("go", "openssl") if shutil.which(name) is None]:
-        return f"it needs {' and '.join(absent)}"
+    if (absent := debian.missing_tools()) and not debian.can_install():
+        return f"it needs the Debian packages {' and '.join(absent)}"
     return _why_no_node() if tier == "b" else None
 
 
 def _why_no_node() -> str | None:
     if os.geteuid() != 0:
         return "it needs root"
-    if shutil.which("apt-get") is None:
-        return "it needs apt-get, for containerd and its network plugins"
-    return None
+    return None if debian.can_install() else "it needs apt-get, for containerd and its network plugins"
 
 
 def left_out(tier: str) -> str | None:

@@ -1,14 +1,11 @@
-"""Debian packages that the node needs, installed when they are missing."""
+"""Debian packages that the node needs."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from testbed.errors import BedUnavailable
-from testbed.progress import say
+from testbed import debian
 
 PROGRAMS = {
     "containerd": "containerd",
@@ -21,7 +18,6 @@ PROGRAMS = {
     "nsenter": "util-linux",
 }
 PLUGINS = Path("/usr/lib/cni")
-INSTALL_SECONDS = 300
 
 
 def missing_packages() -> list[str]:
@@ -34,19 +30,4 @@ def missing_packages() -> list[str]:
 
 def install_packages() -> None:
     """Install what is missing; raises BedUnavailable with one line when that fails."""
-    names = missing_packages()
-    if not names:
-        return
-    say(f"installing {', '.join(names)}")
-    wait = ["--option", "DPkg::Lock::Timeout=120"]
-    install = ["apt-get", *wait, "install", "--yes", "--no-install-recommends", *names]
-    if _quietly(*install) and _quietly("apt-get", *wait, "update") == 0:
-        _quietly(*install)
-    if still := missing_packages():
-        raise BedUnavailable(f"the node needs the Debian packages {' '.join(still)}: apt-get install them")
-
-
-def _quietly(*argv: str) -> int:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(argv, capture_output=True, timeout=INSTALL_SECONDS, env=environment, check=False)
-    return done.returncode
+    debian.install(missing_packages)

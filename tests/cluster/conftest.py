@@ -14,6 +14,8 @@ from testbed.images.images import images
 from testbed.node.node import NodeCluster
 from testbed.node.packages import install_packages
 from testbed.tiers import left_out
+from tests.cluster.kinds import apply_kinds
+from tests.cluster.operator_process import Doubles
 
 FIXTURES = {"a": "api", "b": "node_cluster"}
 NUMBERS = itertools.count()
@@ -64,6 +66,15 @@ def api() -> Iterator[ControlPlane]:
     """Tier (a): a control plane on loopback whose nodes and pods are played by kwok."""
     with ControlPlane() as bed:
         yield bed
+
+
+@pytest.fixture(scope="session")
+def doubles(api: ControlPlane) -> Iterator[Doubles]:
+    """Workers for pods that kwok plays, on a cluster that has Proa's kinds and two nodes without devices."""
+    apply_kinds(api)
+    api.nodes.add("life-0", "life-1")
+    with Doubles() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from testbed.ports import free_ports
 
 ADMIN_PORT = 50054
 STOP_SECONDS = 15.0
+_HOSTS = itertools.count(1, 2)
 
 
 class Operator:
@@ -136,12 +138,12 @@ class WorkerDouble(rpc.WorkerAdminServicer):
 
 
 class Doubles:
-    """Addresses on loopback of this process alone, on which a WorkerDouble listens."""
+    """Addresses on loopback that nobody else has, on which a WorkerDouble listens."""
 
     def __init__(self) -> None:
         """Two addresses, one for each role."""
-        base = f"127.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}"
-        self.prefill, self.decode = f"{base}.1", f"{base}.2"
+        base, host = f"127.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}", next(_HOSTS)
+        self.prefill, self.decode = f"{base}.{host}", f"{base}.{host + 1}"
         self.worker = WorkerDouble()
         self._server = grpc.server(ThreadPoolExecutor(4))
 

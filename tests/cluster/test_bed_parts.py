@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import build, tiers
+from testbed import build, tiers, toolchain
 from testbed.audit import read_audit
 from testbed.errors import BedError
 from testbed.guard import Guard
@@ -45,7 +45,7 @@ def test_an_unknown_tier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tier_without_its_programs_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("PROA_TEST_TIERS", "a")
-    assert tiers.left_out("a") == "it needs go and openssl"
+    assert tiers.left_out("a") == "it needs the Debian packages golang-go and openssl"
     assert tiers.left_out("b") == "PROA_TEST_TIERS leaves it out"
 
 
@@ -122,3 +122,30 @@ def test_the_programs_folder_follows_the_pins(tmp_path: Path, monkeypatch: pytes
 def test_waiting_ends_with_what_was_awaited() -> None:
     with pytest.raises(BedError, match="the moon: not after 0 s"):
         until(lambda: False, seconds=0, what="the moon", every=0)
+
+
+def test_the_version_of_a_go_is_read(tmp_path: Path) -> None:
+    old, other = tmp_path / "old", tmp_path / "other"
+    for program, says in ((old, "go version go1.19.8 linux/amd64"), (other, "what?")):
+        program.write_text(f"#!/bin/sh\necho '{says}'\n")
+        program.chmod(0o755)
+    assert toolchain.version_of(str(old)) == (1, 19) < toolchain.FIRST_THAT_SWITCHES
+    with pytest.raises(BedError, match=r"install Go 1\.21 or newer"):
+        toolchain.version_of(str(other))
+    assert toolchain.pinned().count(".") == 2
+
+
+def test_an_old_go_fetches_the_pinned_one(tmp_path: Path) -> None:
+    """A Go that answers as 1.19 does, with a module cache whose programs nobody may run yet."""
+    module = tmp_path / "toolchain"
+    program = module / "bin" / "go"
+    for path in (program, module / "pkg" / "tool" / "linux_amd64" / "compile"):
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\necho go version go1.26.0 linux/amd64\n")
+        path.chmod(0o444)
+    old = tmp_path / "old"
+    old.write_text(f'#!/bin/sh\necho \'{{"Dir": "{module}"}}\'\n')
+    old.chmod(0o755)
+    found = toolchain.fetch(str(old), "1.26.0")
+    assert found == str(program)
+    assert toolchain.version_of(found) == (1, 26)

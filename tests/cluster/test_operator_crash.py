@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.control_plane import ControlPlane
-from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, shape, writes
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
@@ -19,15 +17,6 @@ DYING = (str(Path(__file__).with_name("dying_operator.py")),)
 MOST_LIVES = 80
 REST_SECONDS = 6.0
 FAILOVER_SECONDS = 15.0
-
-
-@pytest.fixture(scope="module")
-def doubles(api: ControlPlane) -> Iterator[Doubles]:
-    apply_kinds(api)
-    if not api.get("nodes").get("items"):
-        api.nodes.add("life-0", "life-1")
-    with Doubles() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

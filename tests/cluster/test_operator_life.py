@@ -11,20 +11,10 @@ from functools import partial
 import pytest
 
 from testbed.control_plane import ControlPlane
-from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children, service, writes
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
 REST_SECONDS = 12.0
-
-
-@pytest.fixture(scope="module")
-def doubles(api: ControlPlane) -> Iterator[Doubles]:
-    apply_kinds(api)
-    if not api.get("nodes").get("items"):
-        api.nodes.add("life-0", "life-1")
-    with Doubles() as found:
-        yield found
 
 
 @pytest.fixture

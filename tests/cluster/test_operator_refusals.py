@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
-from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, service
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
@@ -19,15 +15,6 @@ QUOTA: Document = {
     "metadata": {"name": "few"},
     "spec": {"hard": {"pods": "1"}},
 }
-
-
-@pytest.fixture(scope="module")
-def doubles(api: ControlPlane) -> Iterator[Doubles]:
-    apply_kinds(api)
-    if not api.get("nodes").get("items"):
-        api.nodes.add("life-0", "life-1")
-    with Doubles() as found:
-        yield found
 
 
 def degraded(api: ControlPlane, namespace: str) -> Document:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
-from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children, service
 from tests.cluster.operator_process import Doubles, Operator, condition, sim_service
 
 CHART = "charts/proa"
-
-
-@pytest.fixture(scope="module")
-def doubles(api: ControlPlane) -> Iterator[Doubles]:
-    apply_kinds(api)
-    if not api.get("nodes").get("items"):
-        api.nodes.add("life-0", "life-1")
-    with Doubles() as found:
-        yield found
 
 
 @pytest.mark.parametrize(("mode", "view"), [("Cluster", ""), ("Namespaced", "True")])
