@@ -1,0 +1,189 @@
+"""From what was solved to what is done now: windows, pauses, and reasons to hold.
+
+Up takes the least wish of a short window and may jump any number of groups. Down takes the largest roomy wish of a long
+window, in small steps with pauses, one pool at a time. Both windows must be filled with fresh signals since the last
+gap, so neither a restart nor the end of an outage makes a jump.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from proa_operator.autoscale.config import Config, PoolLimits
+from proa_operator.autoscale.memory import Memory, Wish
+from proa_operator.autoscale.signals import PoolSignals, Signals
+
+
+class Reason(StrEnum):
+    """Why the targets are what they are."""
+
+    STEADY = "Steady"
+    UP = "ScaleUp"
+    DOWN = "ScaleDown"
+    WAKE = "WakeUp"
+    SLEEP = "Sleep"
+    BOUNDS = "Bounds"
+    METRICS_MISSING = "MetricsMissing"
+    WARMING = "WindowNotFilled"
+    SETTLING = "SettlingAfterUp"
+    PAUSED = "PauseBetweenSteps"
+    ROLLING = "RolloutInProgress"
+    TRANSFERS_FAIL = "TransfersFail"
+    PINNED = "PinnedByHand"
+    LEARNING = "LearningWithoutProfile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Groups of each pool."""
+
+    prefill: int
+    decode: int
+
+
+def act(memory: Memory, signals: Signals, config: Config) -> tuple[Targets, Memory, Reason]:
+    """`memory` holds the wish of this moment already, unless the signals are missing."""
+    present = Targets(prefill=signals.prefill.desired, decode=signals.decode.desired)
+    wanted, reason = _wanted(memory, signals, config, present)
+    held = _respecting_pins(wanted, present, signals, config)
+    if held != wanted:
+        wanted, reason = held, reason if held != present else Reason.PINNED
+    if reason in (Reason.UP, Reason.WAKE):
+        memory = replace(memory, up_at=signals.now)
+    elif reason in (Reason.DOWN, Reason.SLEEP):
+        memory = replace(memory, down_at=signals.now)
+    return wanted, memory, reason
+
+
+def _wanted(memory: Memory, signals: Signals, config: Config, present: Targets) -> tuple[Targets, Reason]:
+    bounded = _bounded(present, config)
+    if bounded != present:
+        return bounded, Reason.BOUNDS
+    if not signals.is_fresh or memory.since is None:
+        return present, Reason.METRICS_MISSING
+    if not config.has_profile and not _has_learned(memory, config):
+        return present, Reason.LEARNING
+    up = _up(memory, signals, config, present)
+    if up != present:
+        return up, Reason.WAKE if not present.decode else Reason.UP
+    down = _down(memory, config, present)
+    if down == present:
+        return present, _why_not_up(memory, signals, config, present)
+    obstacle = _obstacle_to_shrink(memory, signals, config)
+    if obstacle is not None:
+        return present, obstacle
+    return down, Reason.SLEEP if not down.decode else Reason.DOWN
+
+
+def _up(memory: Memory, signals: Signals, config: Config, present: Targets) -> Targets:
+    """A sleeping service wakes at once; another one grows when the whole window asks for it."""
+    now = memory.wishes[-1]
+    if not present.decode:
+        return Targets(prefill=max(present.prefill, now.prefill), decode=now.decode)
+    window = config.policy.up_window_seconds
+    if not _is_filled(memory, signals.now, window, config):
+        return present
+    recent = _within(memory.wishes, signals.now - window + _tolerance(config))
+    return Targets(
+        prefill=max(present.prefill, min(wish.prefill for wish in recent)),
+        decode=max(present.decode, min(wish.decode for wish in recent)),
+    )
+
+
+def _why_not_up(memory: Memory, signals: Signals, config: Config, present: Targets) -> Reason:
+    now = memory.wishes[-1]
+    is_short = now.prefill > present.prefill or now.decode > present.decode
+    is_warming = is_short and not _is_filled(memory, signals.now, config.policy.up_window_seconds, config)
+    return Reason.WARMING if is_warming else Reason.STEADY
+
+
+def _down(memory: Memory, config: Config, present: Targets) -> Targets:
+    """One step of one pool: the one with more to spare. To sleep, both pools go together."""
+    prefill = min(present.prefill, max(wish.roomy_prefill for wish in memory.wishes))
+    decode = min(present.decode, max(wish.roomy_decode for wish in memory.wishes))
+    if not decode and not prefill:
+        return Targets(prefill=0, decode=0)
+    prefill, decode = max(prefill, min(1, present.prefill)), max(1, decode)
+    spare_prefill = (present.prefill - prefill) / max(1, present.prefill)
+    spare_decode = (present.decode - decode) / present.decode if present.decode else 0.0
+    for is_prefill in (spare_prefill >= spare_decode, spare_prefill < spare_decode):
+        step = (
+            replace(present, prefill=_stepped(present.prefill, prefill, config))
+            if is_prefill
+            else replace(present, decode=_stepped(present.decode, decode, config))
+        )
+        if step != present and _keeps_ratio(step, config):
+            return step
+    return present
+
+
+def _stepped(present: int, wanted: int, config: Config) -> int:
+    return max(wanted, present - max(1, math.floor(present * config.policy.down_share)))
+
+
+def _keeps_ratio(step: Targets, config: Config) -> bool:
+    if config.is_aggregated:
+        return True
+    ratio = step.prefill / step.decode
+    return config.limits.ratio_min - 1e-9 <= ratio <= config.limits.ratio_max + 1e-9
+
+
+def _obstacle_to_shrink(memory: Memory, signals: Signals, config: Config) -> Reason | None:
+    policy, now = config.policy, signals.now
+    if not _is_filled(memory, now, policy.down_window_seconds, config):
+        return Reason.WARMING
+    if signals.is_rolling:
+        return Reason.ROLLING
+    if signals.transfer_failures > 0.0:
+        return Reason.TRANSFERS_FAIL
+    startup = max(config.prefill.startup, config.decode.startup)
+    if memory.up_at is not None and now - memory.up_at < policy.settle_startups * startup:
+        return Reason.SETTLING
+    if memory.down_at is not None and now - memory.down_at < policy.down_pause_fraction * policy.down_window_seconds:
+        return Reason.PAUSED
+    return None
+
+
+def _respecting_pins(wanted: Targets, present: Targets, signals: Signals, config: Config) -> Targets:
+    """A number that somebody set by hand stays for a while, even outside the bounds."""
+    return Targets(
+        prefill=present.prefill if _is_pinned(signals.prefill, signals.now, config) else wanted.prefill,
+        decode=present.decode if _is_pinned(signals.decode, signals.now, config) else wanted.decode,
+    )
+
+
+def _is_pinned(pool: PoolSignals, now: float, config: Config) -> bool:
+    return pool.manual_at is not None and now - pool.manual_at < config.policy.pin_seconds
+
+
+def _bounded(present: Targets, config: Config) -> Targets:
+    """Within minimum and maximum; a sleeping service stays asleep."""
+    limits = config.limits
+    return Targets(prefill=_clip(present.prefill, limits.prefill), decode=_clip(present.decode, limits.decode))
+
+
+def _clip(number: int, limits: PoolLimits) -> int:
+    return min(limits.max, max(limits.min, number))
+
+
+def _has_learned(memory: Memory, config: Config) -> bool:
+    if memory.model is None:
+        return False
+    fewest = min(memory.model.prefill.samples, memory.model.decode.samples)
+    return fewest >= config.policy.min_samples
+
+
+def _is_filled(memory: Memory, now: float, window: float, config: Config) -> bool:
+    return memory.since is not None and now - memory.since >= window - _tolerance(config)
+
+
+def _tolerance(config: Config) -> float:
+    """Half a period: ticks come a little early or late."""
+    return config.policy.period_seconds / 2.0
+
+
+def _within(wishes: tuple[Wish, ...], after: float) -> list[Wish]:
+    """Those of the window, and always the last one."""
+    return [wish for wish in wishes if wish.at > after] or [wishes[-1]]

@@ -1,0 +1,92 @@
+"""What the clients ask for: a rate, the backlog in it, and the moments of the lengths."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from proa_operator.autoscale.config import Config
+from proa_operator.autoscale.signals import LengthBucket, Signals
+
+TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
+"""Lengths where no request has been seen yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """All that the solver needs to know of the load."""
+
+    requests_per_second: float
+    """Forecast, and the backlog spread over the time in which it has to be gone."""
+    hit_rate: float
+    lengths: tuple[LengthBucket, ...]
+    """Weights sum to 1."""
+
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens."""
+        return sum(bucket.weight * bucket.prompt_tokens for bucket in self.lengths)
+
+    @property
+    def mean_output(self) -> float:
+        """Tokens."""
+        return sum(bucket.weight * bucket.output_tokens for bucket in self.lengths)
+
+    @property
+    def mean_context(self) -> float:
+        """Tokens of the context of a decoding sequence, at a random step: long outputs are there longer."""
+        by_step = sum(
+            bucket.weight * bucket.output_tokens * (bucket.prompt_tokens + bucket.output_tokens / 2.0)
+            for bucket in self.lengths
+        )
+        return by_step / self.mean_output
+
+
+def normalised(histogram: tuple[LengthBucket, ...]) -> tuple[LengthBucket, ...]:
+    """Weights that sum to 1; lengths of at least one token. Without a request, typical ones."""
+    total = sum(bucket.weight for bucket in histogram)
+    if total <= 0.0:
+        return TYPICAL
+    return tuple(
+        LengthBucket(
+            prompt_tokens=max(1.0, bucket.prompt_tokens),
+            output_tokens=max(1.0, bucket.output_tokens),
+            weight=bucket.weight / total,
+        )
+        for bucket in histogram
+        if bucket.weight > 0.0
+    )
+
+
+def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ...], config: Config) -> Demand:
+    """The backlog counts as requests of mean length that arrive within the drain time.
+
+    So saturation shows although completions, and with them all output-side rates, stay at the capacity.
+    """
+    mean_prompt = sum(bucket.weight * bucket.prompt_tokens for bucket in lengths)
+    drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds)
+    backlog = signals.backlog_tokens / mean_prompt / drain
+    return Demand(
+        requests_per_second=max(0.0, forecast) + max(0.0, backlog),
+        hit_rate=min(1.0, max(0.0, signals.hit_rate)),
+        lengths=lengths,
+    )
+
+
+def forecast_of(rates: tuple[tuple[float, float], ...], horizon_seconds: float) -> float:
+    """Rate after `horizon_seconds`: a straight line through the (seconds, rate) samples, where it is sure to rise.
+
+    Least squares; the slope counts less twice its standard error, so that noise forecasts nothing. It never lowers the
+    last rate: shrinking has windows of its own.
+    """
+    last = rates[-1][1]
+    count = len(rates)
+    if count < 4:
+        return last
+    mean_at = sum(at for at, _ in rates) / count
+    mean_rate = sum(rate for _, rate in rates) / count
+    spread = sum((at - mean_at) ** 2 for at, _ in rates)
+    slope = sum((at - mean_at) * (rate - mean_rate) for at, rate in rates) / spread
+    errors = sum((rate - mean_rate - slope * (at - mean_at)) ** 2 for at, rate in rates)
+    sure = slope - 2.0 * math.sqrt(errors / (count - 2) / spread)
+    return last + max(0.0, sure) * horizon_seconds

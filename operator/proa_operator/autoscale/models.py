@@ -1,0 +1,148 @@
+"""How fast the groups really are: ratios to the profile, tracked by a Kalman filter for each role.
+
+The seen time of a step is linear in two ratios: of what every step costs, and of the work in it. A measurement that the
+filter finds too unlikely (normalised innovation squared above the gate, 97.5 % of chi-squared with one degree) is left
+out, unless four follow each other: then the speed has changed, and the filter opens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from proa_operator.autoscale.config import Config, Speed
+from proa_operator.autoscale.cost import decode_seconds, fixed_seconds, kv_bytes, prompt_seconds
+from proa_operator.autoscale.demand import Demand
+from proa_operator.autoscale.signals import Signals
+
+GATE = 5.024
+_OPENS_AFTER = 4
+_PRIOR_VARIANCE = 0.04
+_LEARNED_VARIANCE = 4.0
+_DRIFT = 1e-4
+_NOISE_SHARE = 0.1
+_LOW_UTILISATION = 0.2
+_WIRE_BOUNDS = (1.0 / 64.0, 2.0)
+_WIRE_GAIN = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """Two ratios with the covariance of their error."""
+
+    fixed: float = 1.0
+    work: float = 1.0
+    var_fixed: float = _PRIOR_VARIANCE
+    var_work: float = _PRIOR_VARIANCE
+    covar: float = 0.0
+    rejected: int = 0
+    """Measurements in a row that the gate left out."""
+    samples: int = 0
+    """Measurements that counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupModel:
+    """Of a group of each role, and of the wire between them."""
+
+    prefill: Track = Track()
+    decode: Track = Track()
+    wire: float = 1.0
+    """Ratio of the seen transfer speed to the profile's."""
+
+
+def prior(config: Config) -> GroupModel:
+    """Before anything was seen. Without a profile it holds little."""
+    if config.has_profile:
+        return GroupModel()
+    wide = Track(var_fixed=_LEARNED_VARIANCE, var_work=_LEARNED_VARIANCE)
+    return GroupModel(prefill=wide, decode=wide)
+
+
+def update(model: GroupModel, signals: Signals, demand: Demand, config: Config) -> GroupModel:
+    """The model after these signals; the same one while they tell nothing: idle, starting, in a rollout."""
+    if signals.is_rolling or not signals.is_fresh:
+        return model
+    bounds = (0.5, 2.0) if config.has_profile else (1.0 / 32.0, 32.0)
+    return replace(
+        model,
+        prefill=_prefill(model.prefill, signals, demand, config, bounds),
+        decode=_decode(model.decode, signals, demand, config, bounds),
+        wire=_wire(model.wire, signals, demand, config),
+    )
+
+
+def _prefill(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
+    """The time of a prompt is that of a step with all prompts that came during the one before."""
+    pool, seen, speed = signals.prefill, signals.prefill_mean, config.prefill
+    if config.is_aggregated or seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
+        return track
+    each = signals.arrivals_per_second / pool.ready
+    new = demand.mean_prompt * (1.0 - demand.hit_rate)
+    work = mean_prompt_seconds(speed, demand)
+    if each * seen < _LOW_UTILISATION or each * seen > 1.5 * speed.max_step_tokens / max(1.0, new):
+        return track
+    together = max(1.0, each * seen)
+    return _measured(track, seen, fixed_seconds(speed, together * new), together * work, bounds)
+
+
+def _decode(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
+    pool, seen, speed = signals.decode, signals.itl_mean, config.decode
+    if config.is_aggregated or seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
+        return track
+    num_seqs = pool.running / pool.ready
+    if num_seqs < 1.0 or num_seqs / speed.max_num_seqs < _LOW_UTILISATION / 10.0:
+        return track
+    work = decode_seconds(speed, num_seqs, demand.mean_context)
+    return _measured(track, seen, fixed_seconds(speed, num_seqs), work, bounds)
+
+
+def _measured(track: Track, seen: float, fixed: float, work: float, bounds: tuple[float, float]) -> Track:
+    """One step of the filter for the measurement seen = ratio_fixed * fixed + ratio_work * work + noise."""
+    is_open = track.rejected + 1 >= _OPENS_AFTER
+    if is_open:
+        track = replace(track, var_fixed=track.var_fixed + _PRIOR_VARIANCE, var_work=track.var_work + _PRIOR_VARIANCE)
+    innovation = seen - track.fixed * fixed - track.work * work
+    gain_fixed = track.var_fixed * fixed + track.covar * work
+    gain_work = track.covar * fixed + track.var_work * work
+    variance = fixed * gain_fixed + work * gain_work + (_NOISE_SHARE * seen) ** 2
+    if innovation * innovation / variance > GATE and not is_open:
+        return replace(track, rejected=track.rejected + 1)
+    return Track(
+        fixed=_within(track.fixed + gain_fixed / variance * innovation, bounds),
+        work=_within(track.work + gain_work / variance * innovation, bounds),
+        var_fixed=track.var_fixed - gain_fixed * gain_fixed / variance + _DRIFT,
+        var_work=track.var_work - gain_work * gain_work / variance + _DRIFT,
+        covar=track.covar - gain_fixed * gain_work / variance,
+        samples=track.samples + 1,
+    )
+
+
+def _wire(wire: float, signals: Signals, demand: Demand, config: Config) -> float:
+    """The alone-on-the-wire speed from the seen mean time, which holds the waiting of a processor-sharing queue."""
+    speed = config.prefill
+    if signals.transfers_per_second <= 0.0 or signals.transfer_bytes <= 0.0 or signals.transfer_seconds <= 0.0:
+        return wire
+    each = signals.transfers_per_second / max(1, min(signals.prefill.ready, signals.decode.ready))
+    mean = signals.transfer_seconds / signals.transfers_per_second - speed.transfer_latency
+    size = signals.transfer_bytes / signals.transfers_per_second
+    if mean <= 0.0:
+        return _within(wire + _WIRE_GAIN * (_WIRE_BOUNDS[1] - wire), _WIRE_BOUNDS)
+    alone = mean / (1.0 + each * mean)
+    seen = _within(size / alone / speed.transfer_bytes_per_second, _WIRE_BOUNDS)
+    return wire + _WIRE_GAIN * (seen - wire)
+
+
+def mean_prompt_seconds(speed: Speed, demand: Demand) -> float:
+    """Work of a prompt in the mean over the lengths."""
+    return sum(
+        bucket.weight * prompt_seconds(speed, bucket.prompt_tokens, demand.hit_rate) for bucket in demand.lengths
+    )
+
+
+def mean_transfer_bytes(speed: Speed, demand: Demand) -> float:
+    """KV of a prompt in the mean."""
+    return kv_bytes(speed, demand.mean_prompt)
+
+
+def _within(value: float, bounds: tuple[float, float]) -> float:
+    return min(bounds[1], max(bounds[0], value))
