@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 Arm = Literal["reference", "triton", "native"]
 ArchName = Literal["cpu", "sm90", "gfx942", "gfx950"]
-Op = Literal["moe_align", "gate", "moe_gemm", "moe_combine", "group_quant"]
+Op = Literal[
+    "moe_align", "gate", "moe_gemm", "moe_combine", "group_quant",
+    "rms_norm", "rope_write", "paged_attention", "kv_copy",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +58,7 @@ def arch_named(name: str, num_cus: int) -> Arch:
     return known[name]
 
 
-_REFERENCE: Mapping[Op, Arm] = dict.fromkeys(
-    ("moe_align", "gate", "moe_gemm", "moe_combine", "group_quant"), "reference"
-)
+_REFERENCE: Mapping[Op, Arm] = dict.fromkeys(get_args(Op), "reference")
 _TRITON: Mapping[Op, Arm] = dict.fromkeys(_REFERENCE, "triton")
 ARMS: Mapping[ArchName, Mapping[Op, Arm]] = {"cpu": _REFERENCE, "sm90": _TRITON, "gfx942": _TRITON, "gfx950": _TRITON}
 
