@@ -1,0 +1,158 @@
+"""What is asked of Prometheus: one query for each signal, for all services at once.
+
+vLLM renames metrics between versions and hides the old name one minor version later. Each query names all spellings,
+newest first; where both are there the newer counts. A signal of which no spelling is there is missing, never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SCRAPE_SECONDS = 15.0
+"""Of the PodMonitors that the operator renders."""
+_GROUPS = "namespace, service, role"
+_CLIENT_PATHS = "/v1/completions|/v1/chat/completions|/v1/responses|/v1/messages|/generate"
+
+
+class Form(StrEnum):
+    """How the series of a service and role become one number."""
+
+    SUM = "sum"
+    """Of a gauge now."""
+    MEAN = "mean"
+    """Of a gauge over the window and the pods."""
+    TOTAL = "total"
+    """Sum over the pods of a gauge's mean over the window."""
+    RATE = "rate"
+    """Sum of the growths of counters, per second."""
+    BUCKETS = "buckets"
+    """The same of a histogram's buckets, by upper bound."""
+    PODS = "pods"
+    """Pods that were scraped lately."""
+    NEWBORN = "newborn"
+    """Sum of counters that were not there one lookback ago: a rate misses their first value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One signal."""
+
+    name: str
+    form: Form
+    metrics: tuple[str, ...]
+    """Spellings, newest first."""
+    matchers: str = ""
+    is_quick: bool = False
+    """Over the short window: it has to follow a step of the load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """Seconds."""
+
+    quick: float = 3 * SCRAPE_SECONDS
+    slow: float = 4 * SCRAPE_SECONDS
+    stale: float = 3 * SCRAPE_SECONDS
+    """A series whose last sample is older does not count."""
+
+
+_CLIENTS = f'method="POST",path=~"{_CLIENT_PATHS}"'
+ARRIVALS = Query(
+    name="arrivals", form=Form.RATE, metrics=("smg_http_requests_total",), matchers=_CLIENTS, is_quick=True
+)
+FIRST_ARRIVALS = Query(
+    name="first arrivals", form=Form.NEWBORN, metrics=("smg_http_requests_total",), matchers=_CLIENTS
+)
+GATEWAYS = Query(name="gateway pods", form=Form.PODS, metrics=("smg_http_requests_total",))
+TTFT = Query(name="time to first token", form=Form.BUCKETS, metrics=("smg_pd_ttft_seconds", "smg_router_ttft_seconds"))
+WORKERS = Query(name="worker pods", form=Form.PODS, metrics=("vllm:num_requests_running",))
+RUNNING = Query(name="running", form=Form.TOTAL, metrics=("vllm:num_requests_running",))
+WAITING = Query(name="waiting", form=Form.SUM, metrics=("vllm:num_requests_waiting",))
+KV_USAGE = Query(name="KV usage", form=Form.MEAN, metrics=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"))
+PROMPTS = Query(name="prompt lengths", form=Form.BUCKETS, metrics=("vllm:request_prompt_tokens",))
+PROMPTS_SUM = Query(name="prompt tokens", form=Form.RATE, metrics=("vllm:request_prompt_tokens_sum",))
+OUTPUTS = Query(name="output lengths", form=Form.BUCKETS, metrics=("vllm:request_generation_tokens",))
+OUTPUTS_SUM = Query(name="output tokens", form=Form.RATE, metrics=("vllm:request_generation_tokens_sum",))
+LOOKUPS = Query(
+    name="prefix lookups",
+    form=Form.RATE,
+    metrics=("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+)
+HITS = Query(
+    name="prefix hits", form=Form.RATE, metrics=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
+)
+PREFILL_SUM = Query(name="prefill seconds", form=Form.RATE, metrics=("vllm:request_prefill_time_seconds_sum",))
+PREFILL_COUNT = Query(name="prefills", form=Form.RATE, metrics=("vllm:request_prefill_time_seconds_count",))
+ITL = Query(
+    name="time between tokens",
+    form=Form.BUCKETS,
+    metrics=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+)
+ITL_SUM = Query(
+    name="seconds between tokens",
+    form=Form.RATE,
+    metrics=("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"),
+)
+TRANSFER_SUM = Query(
+    name="hand-off seconds",
+    form=Form.RATE,
+    metrics=("proa_kv_transfer_seconds_sum", "vllm:nixl_xfer_time_seconds_sum"),
+)
+TRANSFER_COUNT = Query(
+    name="hand-offs",
+    form=Form.RATE,
+    metrics=("proa_kv_transfer_seconds_count", "vllm:nixl_xfer_time_seconds_count"),
+)
+TRANSFER_BYTES = Query(
+    name="hand-off bytes",
+    form=Form.RATE,
+    metrics=("proa_kv_transfer_bytes_total", "vllm:nixl_bytes_transferred_sum"),
+)
+TRANSFER_FAILURES = Query(
+    name="failed hand-offs",
+    form=Form.RATE,
+    metrics=("proa_kv_transfer_failures_total", "vllm:nixl_num_failed_transfers_total"),
+)
+ALL = (
+    *(ARRIVALS, FIRST_ARRIVALS, GATEWAYS, TTFT, WORKERS, RUNNING, WAITING, KV_USAGE),
+    *(PROMPTS, PROMPTS_SUM, OUTPUTS, OUTPUTS_SUM, LOOKUPS, HITS, PREFILL_SUM, PREFILL_COUNT, ITL, ITL_SUM),
+    *(TRANSFER_SUM, TRANSFER_COUNT, TRANSFER_BYTES, TRANSFER_FAILURES),
+)
+
+
+def promql(query: Query, windows: Windows) -> str:
+    """The query for all services, `by (namespace, service, role)`."""
+    window = f"[{_seconds(windows.quick if query.is_quick else windows.slow)}]"
+    series = [f"{_metric(name, query.form)}{{{query.matchers}}}" for name in query.metrics]
+    stale = f"{windows.stale:g}"
+    match query.form:
+        case Form.SUM:
+            return f"sum by ({_GROUPS}) ({' or '.join(series)})"
+        case Form.MEAN:
+            return f"avg by ({_GROUPS}) ({_each('avg_over_time', series, window)})"
+        case Form.TOTAL:
+            return f"sum by ({_GROUPS}) ({_each('avg_over_time', series, window)})"
+        case Form.RATE:
+            return f"sum by ({_GROUPS}) ({_each('rate', series, window)})"
+        case Form.BUCKETS:
+            return f"sum by ({_GROUPS}, le) ({_each('rate', series, window)})"
+        case Form.PODS:
+            fresh = " or ".join(f"(time() - timestamp({one}) < {stale})" for one in series)
+            return f"count by ({_GROUPS}) (count by ({_GROUPS}, pod) ({fresh}))"
+        case Form.NEWBORN:
+            old = " or ".join(f"{one} offset 5m" for one in series)
+            return f"sum by ({_GROUPS}) (({' or '.join(series)}) unless ({old}))"
+
+
+def _metric(name: str, form: Form) -> str:
+    return f"{name}_bucket" if form is Form.BUCKETS else name
+
+
+def _each(function: str, series: list[str], window: str) -> str:
+    return " or ".join(f"{function}({one}{window})" for one in series)
+
+
+def _seconds(number: float) -> str:
+    """Prometheus knows whole milliseconds."""
+    return f"{round(number)}s" if number >= 1.0 and number == round(number) else f"{round(number * 1000)}ms"
