@@ -53,6 +53,31 @@ class Resources:
     wide_loads: int
 
 
+def make_case(
+    name: str,
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    num_warps: int,
+    num_stages: int = 2,
+    needs: tuple[Need, ...] = (),
+) -> Case:
+    """Arguments without a type are int32 pointers if their name says so, else int32."""
+    names = [name for name in kernel.arg_names if name not in constants]
+    all_types = {name: types.get(name, "*i32" if name.endswith("_ptr") else "i32") for name in names}
+    divisible = {name for name in names if name.endswith("_ptr") or name.startswith("size_")}
+    return Case(
+        name=name,
+        kernel=kernel,
+        types=all_types,
+        constants=constants,
+        divisible=frozenset(divisible),
+        num_warps=num_warps,
+        num_stages=num_stages,
+        needs=frozenset(needs),
+    )
+
+
 def compile_case(case: Case, arch: Arch) -> Resources:
     """Compile for `arch`; raises whatever the compiler raises."""
     names = list(case.kernel.arg_names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from proa_kernels.aot import Case, Need
+from proa_kernels.aot import Case, Need, make_case
+from proa_kernels.aot_decode_cases import decode_cases
 from proa_kernels.arch import GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
 from proa_kernels.gate_triton import gate_kernel
 from proa_kernels.moe_align_triton import MATRIX_ROWS, align_count_kernel, align_one_kernel, align_place_kernel
@@ -19,8 +20,9 @@ def cases_for(arch: Arch) -> Iterator[Case]:
     yield from _align_cases(arch)
     yield from _gate_cases()
     yield from _gemm_cases(arch)
-    yield _case("combine", combine_kernel, {"rows_ptr": "*bf16", "weights_ptr": "*fp32", "out_ptr": "*bf16"},
+    yield make_case("combine", combine_kernel, {"rows_ptr": "*bf16", "weights_ptr": "*fp32", "out_ptr": "*bf16"},
                 {"PER_TOKEN": 8, "COLS": 2048}, 4, needs=("wide_loads",))  # fmt: skip
+    yield from decode_cases(arch)
 
 
 def _align_cases(arch: Arch) -> Iterator[Case]:
@@ -28,11 +30,11 @@ def _align_cases(arch: Arch) -> Iterator[Case]:
         plan = align_plan(tokens * 8, arch)
         common = {"TILE": plan.tile, "EP": NUM_EXPERTS, "HAS_MAP": False, "HAS_TOKENS": False}
         if plan.num_programs == 1:
-            yield _case(f"align_one tile {plan.tile}", align_one_kernel, {}, common | {"M": 64}, plan.num_warps)
+            yield make_case(f"align_one tile {plan.tile}", align_one_kernel, {}, common | {"M": 64}, plan.num_warps)
             continue
-        yield _case(f"align_count tile {plan.tile}", align_count_kernel, {}, common, plan.num_warps)
+        yield make_case(f"align_count tile {plan.tile}", align_count_kernel, {}, common, plan.num_warps)
         constants = common | {"M": 64, "ROWS": MATRIX_ROWS}
-        yield _case(f"align_place tile {plan.tile}", align_place_kernel, {}, constants, plan.num_warps)
+        yield make_case(f"align_place tile {plan.tile}", align_place_kernel, {}, constants, plan.num_warps)
 
 
 def _gate_cases() -> Iterator[Case]:
@@ -40,8 +42,8 @@ def _gate_cases() -> Iterator[Case]:
     grouped = {"SOFTMAX": False, "HAS_BIAS": True, "NARROW": False, "G": 8, "TOP_G": 4, "TOP2": True}
     shape = {"ROWS": 4, "EP": NUM_EXPERTS, "TOP_K": 8, "KP": 8, "RENORM": True}
     types = {"bias_ptr": "*fp32", "weights_ptr": "*fp32", "scale": "fp32"}
-    yield _case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 4)
-    yield _case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 4)
+    yield make_case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 4)
+    yield make_case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 4)
 
 
 def _gemm_cases(arch: Arch) -> Iterator[Case]:
@@ -64,29 +66,4 @@ def _gemm_case(name: str, kernel: Any, types: dict[str, str], scales: int, block
     floats = {"xs_ptr": "*fp32", "hs_ptr": "*fp32", "ws_ptr": "*fp32", "out_ptr": "*bf16"}
     full_name = f"{name} {blocks.rows}x{blocks.cols}x{blocks.depth}"
     needs: tuple[Need, ...] = ("mfma", "wide_loads")
-    return _case(full_name, kernel, floats | types, constants, blocks.num_warps, blocks.num_stages, needs)
-
-
-def _case(
-    name: str,
-    kernel: Any,
-    types: Mapping[str, str],
-    constants: Mapping[str, Any],
-    num_warps: int,
-    num_stages: int = 2,
-    needs: tuple[Need, ...] = (),
-) -> Case:
-    """Arguments without a type are int32 pointers if their name says so, else int32."""
-    names = [name for name in kernel.arg_names if name not in constants]
-    all_types = {name: types.get(name, "*i32" if name.endswith("_ptr") else "i32") for name in names}
-    divisible = {name for name in names if name.endswith("_ptr") or name.startswith("size_")}
-    return Case(
-        name=name,
-        kernel=kernel,
-        types=all_types,
-        constants=constants,
-        divisible=frozenset(divisible),
-        num_warps=num_warps,
-        num_stages=num_stages,
-        needs=frozenset(needs),
-    )
+    return make_case(full_name, kernel, floats | types, constants, blocks.num_warps, blocks.num_stages, needs)

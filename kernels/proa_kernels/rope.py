@@ -1,7 +1,8 @@
 """Between the projections and attention: head norm, rotary embedding and the write to the paged KV cache, one launch.
 
 Legend: T tokens, H query heads, K kv heads, N = H + 2K, D head dim, P pairs that rotate (2P <= D; the others pass);
-for latent attention U unrotated and O = 2P rotated dims of a query head, R latent width, C = R + O. X pages of S tokens.
+for latent attention U unrotated and O = 2P rotated dims of a query head, R latent width, C = R + O;
+X pages of S tokens.
 
 Pairs are (2i, 2i+1); `rotation` is float32 [T, P, 2], cosine and sine of each pair (scaled where YaRN says so).
 Token t goes to page `pages_T[t]`, at `positions_T[t]` modulo S. Arithmetic is float32, rounded once at the end.
@@ -28,8 +29,8 @@ def rope_write(
 ) -> torch.Tensor:
     """Rotated queries [T, H, D]; keys and values land in `cache_X2KSD` (its inner four dims contiguous).
 
-    `norm_D`, [H + K, D]: weights of the norm over each query and key head before the rotation. Two tokens must not share
-    a place in the cache unless their rows are equal. Raises ValueError for shapes and dtypes that do not fit.
+    `norm_D`, [H + K, D]: weights of the norm over each query and key head before the rotation. Two tokens must not
+    share a place in the cache unless their rows are equal. Raises ValueError for shapes and dtypes that do not fit.
     """
     _check_places(qkv_TND, rotation_TP2, pages_T, positions_T, qkv_TND.shape[-1])
     inner = cache_X2KSD.shape[1:]

@@ -62,7 +62,8 @@ def rope_write_kernel(
 
 @triton.jit
 def latent_rope_write_kernel(
-    q_ptr, latent_ptr, norm_ptr, rotation_ptr, pages_ptr, positions_ptr, cache_ptr, size_block, size_latent, eps, size_p,
+    q_ptr, latent_ptr, norm_ptr, rotation_ptr, pages_ptr, positions_ptr, cache_ptr,
+    size_block, size_latent, eps, size_p,
     H: tl.constexpr, D: tl.constexpr, R: tl.constexpr, ROT: tl.constexpr, RP: tl.constexpr, OP: tl.constexpr,
     PAGE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
