@@ -581,9 +581,10 @@ class World:
             running=pod.running,
             leases=pod.leases,
             stepped_at=pod.stepped_at if pod.is_stalled else self.now,
-            errors_total=int(pod.finished * how.error_rate),
+            failed_total=int(pod.finished * how.error_rate),
             finished_total=pod.finished,
-            ttft_seconds=how.ttft_seconds if pod.finished else None,
+            ttft_seconds=how.ttft_seconds,
+            ttft_count=pod.finished,
         )
 
     def _node_view(self) -> dict[str, NodeState] | None:

@@ -13,14 +13,25 @@ from proa_operator.cluster.workers import Worker, Workers
 from proa_operator.plan.state import ProbeResult, StartPhase
 
 TINY = ("default", "tiny")
-IDLE: dict[str, Any] = {"phase": StartPhase.SERVING, "fraction": 1.0, "running": 0, "waiting": 0, "leases": 0}
+IDLE: dict[str, Any] = {
+    "phase": StartPhase.SERVING,
+    "fraction": 1.0,
+    "running": 0,
+    "waiting": 0,
+    "leases": 0,
+    "steps_total": 1,
+    "finished_total": 0,
+    "failed_total": 0,
+    "ttft_seconds_total": 0.0,
+    "ttft_count": 0,
+}
 
 
 class FakeAdmin:
     """Answers as told; a probe waits until it may end."""
 
     def __init__(self) -> None:
-        self.reading: Reading | None = Reading(**IDLE, steps_total=1, errors_total=0)
+        self.reading: Reading | None = Reading(**IDLE)
         self.probe_fails = self.drain_fails = False
         self.may_end = asyncio.Event()
         self.calls: list[str] = []
@@ -71,7 +82,7 @@ def worker(name: str, loaded_since: str = "1") -> Worker:
 async def test_only_what_changes_a_plan_is_news(pool: Pool) -> None:
     changes: list[dict[str, Any]] = [{}, {}, {"running": 3}, {"running": 4}, {"running": 0, "leases": 2}, {"leases": 0}]
     for change in changes:
-        pool.admin.reading = Reading(**{**IDLE, **change}, steps_total=1, errors_total=0)
+        pool.admin.reading = Reading(**{**IDLE, **change})
         await pool.workers.read_load(worker("p"))
     assert len(pool.news) == 4
 
@@ -95,16 +106,39 @@ async def test_steps_are_dated_by_their_growth(pool: Pool) -> None:
     stepped = []
     for steps in (5, 5, 6, 0):
         pool.now += 1.0
-        pool.admin.reading = Reading(**{**IDLE, "waiting": 1}, steps_total=steps, errors_total=0)
+        pool.admin.reading = Reading(**{**IDLE, "waiting": 1, "steps_total": steps})
         await pool.workers.read_load(worker("p"))
         stepped.append(pool.workers.loads["p"].stepped_at)
     assert stepped == [11.0, 11.0, 13.0, 14.0]
 
 
+async def test_failures_are_news_and_finished_requests_ever_more_rarely(pool: Pool) -> None:
+    for finished in range(100):
+        pool.admin.reading = Reading(**{**IDLE, "finished_total": finished})
+        await pool.workers.read_load(worker("p"))
+    assert len(pool.news) == 1 + 7
+    pool.admin.reading = Reading(**{**IDLE, "finished_total": 100, "failed_total": 1})
+    await pool.workers.read_load(worker("p"))
+    assert (len(pool.news), pool.workers.loads["p"].failed_total) == (9, 1)
+
+
+async def test_ttft_is_the_mean_of_the_last_minutes(pool: Pool) -> None:
+    told = []
+    for now, seconds, count in ((0, 50.0, 100), (10, 51.0, 110), (200, 53.0, 120), (400, 53.0, 120), (600, 55.0, 121)):
+        pool.now = now
+        pool.admin.reading = Reading(**{**IDLE, "ttft_seconds_total": seconds, "ttft_count": count})
+        await pool.workers.read_load(worker("p"))
+        told.append((pool.workers.loads["p"].ttft_seconds, pool.workers.loads["p"].ttft_count))
+    assert told == [(0.0, 0), (0.1, 10), (0.15, 20), (0.2, 10), (2.0, 1)]
+    pool.admin.reading = Reading(**{**IDLE, "ttft_seconds_total": 3.0, "ttft_count": 2})  # it has started again
+    await pool.workers.read_load(worker("p"))
+    assert pool.workers.loads["p"].ttft_count == 0
+
+
 async def test_the_first_request_after_a_rest_is_no_stall(pool: Pool) -> None:
     for waiting in (0, 0, 1):
         pool.now += 100.0
-        pool.admin.reading = Reading(**{**IDLE, "waiting": waiting}, steps_total=5, errors_total=0)
+        pool.admin.reading = Reading(**{**IDLE, "waiting": waiting, "steps_total": 5})
         await pool.workers.read_load(worker("p"))
     assert pool.now - pool.workers.loads["p"].stepped_at == 100.0  # since the last look at rest, not since the start
 

@@ -89,6 +89,26 @@ def test_bad_numbers_roll_back(behaviour: Behaviour, text: str) -> None:
     assert world.run(2000, until=lambda: settled_at(world, old, {Role.PREFILL: 4, Role.DECODE: 4}))
 
 
+@pytest.mark.parametrize("error_rate", [0.1, 0.0])
+def test_one_pair_is_judged_while_it_serves_already(error_rate: float) -> None:
+    """It is available with its first group, long before enough requests have ended."""
+    world = installed(prefill=1, decode=1)
+    world.behaviours[TWO] = Behaviour(error_rate=error_rate)
+    world.change(service(prefill=1, decode=1, model=TWO))
+    assert world.run(1800, until=lambda: has_failed(world)) == bool(error_rate)
+    world.run(600)
+    assert settled_at(world, revision(world, ONE if error_rate else TWO), {Role.PREFILL: 1, Role.DECODE: 1})
+
+
+def test_numbers_that_turn_bad_much_later_roll_nothing_back() -> None:
+    world = installed(prefill=1, decode=1)
+    world.change(service(prefill=1, decode=1, model=TWO))
+    world.run(2500)
+    world.behaviours[TWO] = Behaviour(error_rate=1.0)
+    world.run(600)
+    assert not world.revisions[revision(world, TWO)].failed
+
+
 def test_pause_leaves_all_as_it_is() -> None:
     rollout = {"noProgressSeconds": PATIENCE, "onFailure": "Pause"}
     world = installed(rollout=rollout)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextlib import suppress
 
 import pytest
 from proa_workers.core.outcome import Finish, Outcome
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import SampleRow
+from proa_workers.core.plan import Sampled, SampleRow
 from proa_workers.core.sequence import Sequence
-from proa_workers.errors import Saturated
+from proa_workers.errors import Draining, EngineFailed, InvalidRequest, Saturated, TransferFailed
 from proa_workers.metrics import Metrics
 from proa_workers.serving import worker as worker_module
 from proa_workers.serving.interceptor import _typed_stream
 from proa_workers.serving.stream import Stream
+from proa_workers.serving.tally import Tally
 from proa_workers.serving.worker import Worker
 from proa_workers.settings import parse_settings
 
@@ -44,7 +47,7 @@ def make(answer: Exception | bool | None, **fields: object) -> tuple[Worker, Str
     worker.phase = worker_module.admin_pb.Phase.SERVING
     row = SampleRow(params=SamplingParams(max_tokens=1), seed=0, prompt_ids=[1, 2], output_ids=[], eos_token_ids=())
     seqs = [Sequence(seq_id=i, request_id="r#1", row=row, index=i, **fields) for i in range(2)]
-    return worker, Stream("r#1", seqs, None)
+    return worker, Stream("r#1", seqs, None, worker.metrics, worker.tally)
 
 
 def count(worker: Worker, name: str, **labels: str) -> float:
@@ -58,7 +61,7 @@ def count_aborts(worker: Worker) -> float:
 async def test_client_that_leaves_is_counted_as_abort_once_an_output() -> None:
     worker, stream = make(True)
     await worker.open(stream)
-    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason="stop")), 1.0, worker.metrics, None)
+    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason="stop")), 1.0, None)
     await worker.close(stream)
     await worker.close(stream)
     assert (worker.loop.aborted, count_aborts(worker), worker.streams) == (["r#1"], 1.0, {})
@@ -82,8 +85,42 @@ async def test_engine_that_takes_no_request_in_time_is_saturated(monkeypatch: py
 @pytest.mark.parametrize(("reason", "num_counted"), [("length", 2.0), ("abort", 0.0), ("error", 0.0)])
 async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: float) -> None:
     worker, stream = make(True, is_hand_off=True)
-    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason=reason)), 1.0, worker.metrics, None)
+    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason=reason)), 1.0, None)
     assert count(worker, "vllm:prompt_tokens_total") == num_counted
+
+
+ENDS = {
+    "answered": (None, (1, 0)),
+    "bug": (RuntimeError("bug"), (1, 1)),
+    "engine failed": (EngineFailed("gone"), (1, 1)),
+    "hand-off lost": (TransferFailed("lost"), (1, 1)),
+    "refused": (Saturated("full"), (0, 0)),
+    "drains": (Draining("drains"), (0, 0)),
+    "bad request": (InvalidRequest("bad"), (0, 0)),
+    "client left": (asyncio.CancelledError(), (0, 0)),
+    "client left between tokens": (GeneratorExit(), (0, 0)),
+}
+
+
+@pytest.mark.parametrize(("error", "counted"), ENDS.values(), ids=ENDS)
+def test_only_the_worker_s_own_faults_count_as_failed(error: BaseException | None, counted: tuple[int, int]) -> None:
+    tally = Tally()
+    with suppress(BaseException), tally:
+        if error is not None:
+            raise error
+    assert (tally.finished, tally.failed) == counted
+
+
+async def test_first_token_and_hand_off_are_timed_once_each() -> None:
+    for fields, outcome in (
+        ({}, {"sampled": Sampled(token_id=1, logprob=0.0)}),
+        ({"is_hand_off": True}, {"finish": Finish(reason="length")}),
+    ):
+        worker, stream = make(True, arrived_at=10.0, **fields)
+        for now in (12.0, 17.0):
+            if now == 12.0 or "sampled" in outcome:
+                stream.put(Outcome(seq=stream.seqs[0], **outcome), now, None)
+        assert (worker.tally.ttft_seconds, worker.tally.num_ttft) == (2.0, 1)
 
 
 async def test_closing_a_call_closes_the_request_below_it_at_once() -> None:

@@ -7,6 +7,7 @@ WorkerError (INTERNAL)
 │   └── CheckpointError                     missing, corrupt, mis-shaped or unknown model
 ├── Saturated (RESOURCE_EXHAUSTED)          no room now; safe to retry on another worker
 ├── Draining (UNAVAILABLE)                  this worker takes no new requests; retry elsewhere
+│   └── EngineFailed                        because its engine broke; the process ends
 ├── TransferFailed (UNAVAILABLE)            KV blocks did not arrive; retry or recompute
 ├── StaleTransfer (FAILED_PRECONDITION)     epoch or generation moved on: the blocks are no longer yours
 ├── IncompatiblePeer (FAILED_PRECONDITION)  the two workers' KV layouts differ
@@ -47,6 +48,10 @@ class Saturated(WorkerError):
 
 class Draining(WorkerError):
     code = "UNAVAILABLE"
+
+
+class EngineFailed(Draining):
+    pass
 
 
 class TransferFailed(WorkerError):

@@ -43,7 +43,11 @@ class Reading:
     waiting: int
     leases: int
     steps_total: int
-    errors_total: int
+    finished_total: int
+    """Requests that ended, failed ones included."""
+    failed_total: int
+    ttft_seconds_total: float
+    ttft_count: int
 
 
 class WorkerAdmin:
@@ -63,7 +67,10 @@ class WorkerAdmin:
             waiting=found.waiting,
             leases=found.leases,
             steps_total=found.steps_total,
-            errors_total=found.errors_total,
+            finished_total=found.finished_total,
+            failed_total=found.failed_total,
+            ttft_seconds_total=found.ttft_seconds_total,
+            ttft_count=found.ttft_count,
         )
 
     async def probe(self, ip: str, peer: str) -> None:

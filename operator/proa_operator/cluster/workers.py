@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 from proa_operator.cluster.cache import ServiceKey
+from proa_operator.cluster.recent_ttft import RecentTtft
 from proa_operator.cluster.worker_admin import NoAnswer, Reading, WorkerAdmin
 from proa_operator.plan.state import ProbeResult, WorkerLoad
 
@@ -44,6 +46,7 @@ class Workers:
         self._admin, self._clock, self._on_news = admin, clock, on_news
         self._loads: dict[str, WorkerLoad] = {}
         self._steps: dict[str, int] = {}
+        self._ttft: dict[str, RecentTtft] = defaultdict(RecentTtft)
         self._probes: dict[str, ProbeOutcome] = {}
         self._draining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,6 +71,7 @@ class Workers:
         for uid in (self._loads.keys() | self._steps.keys() | self._probes.keys()) - uids:
             self._loads.pop(uid, None)
             self._steps.pop(uid, None)
+            self._ttft.pop(uid, None)
             self._probes.pop(uid, None)
         self._draining &= uids
 
@@ -142,6 +146,7 @@ class Workers:
         now, old = self._clock(), self._loads.get(uid)
         has_stepped = old is None or self._steps.get(uid) != reading.steps_total
         is_idle = not (reading.running or reading.waiting)  # an idle worker owes no step: its first request is no stall
+        ttft_seconds, ttft_count = self._ttft[uid].add(now, reading.ttft_seconds_total, reading.ttft_count)
         return WorkerLoad(
             seen_at=now,
             phase=reading.phase,
@@ -150,7 +155,10 @@ class Workers:
             waiting=reading.waiting,
             leases=reading.leases,
             stepped_at=now if has_stepped or is_idle or old is None else old.stepped_at,
-            errors_total=reading.errors_total,
+            finished_total=reading.finished_total,
+            failed_total=reading.failed_total,
+            ttft_seconds=ttft_seconds,
+            ttft_count=ttft_count,
         )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -161,4 +169,6 @@ class Workers:
 
 def _matters(load: WorkerLoad) -> tuple[object, ...]:
     """What makes another plan at once; the rest is read when the plan is made anyway."""
-    return (load.phase, load.fraction, load.running == 0, load.waiting == 0, load.leases == 0)
+    is_at_rest = (load.running == 0, load.waiting == 0, load.leases == 0)
+    numbers = (load.failed_total, load.finished_total.bit_length())  # ever rarer: twice the requests, one more plan
+    return (load.phase, load.fraction, *is_at_rest, *numbers)

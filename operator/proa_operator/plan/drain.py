@@ -77,8 +77,9 @@ def _loads(standing: Standing) -> list[WorkerLoad]:
 
 
 def _cordon(standing: Standing) -> Steps:
+    """A pod that was held back is marked too: only of a cordoned one each answer makes another plan."""
     for pod in standing.live:
-        if pod.is_routable:
+        if pod.is_routable or pod.route_reason is RouteReason.HELD:
             reason = RouteReason.CORDONED if pod.route_reason in PROVEN else RouteReason.NOT_LOADED
             yield Route(pod=pod.name, is_routable=False, reason=reason, message="its group is being drained")
 

@@ -61,11 +61,14 @@ class WorkerLoad:
     """Hand-offs whose KV blocks the worker still holds."""
     stepped_at: float | None = None
     """When `steps_total` last grew or there was nothing to do, as far as this operator saw; the first sight counts."""
-    errors_total: int = 0
-    finished_total: int | None = None
-    """Requests that ended, failed ones included."""
-    ttft_seconds: float | None = None
-    """Mean time to the first token over the last minutes."""
+    finished_total: int = 0
+    """Requests that ended since its start, failed ones included."""
+    failed_total: int = 0
+    """Of these, the ones that the worker failed."""
+    ttft_seconds: float = 0.0
+    """Mean over the last minutes: to the first token, on a prefill worker to the hand-off."""
+    ttft_count: int = 0
+    """Outputs in that mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from decimal import Decimal
-
 from proa_operator.api.rollout import OnFailure
 from proa_operator.plan.actions import EventType, MarkFailed, Note
+from proa_operator.plan.analysis import analysis, is_watched
 from proa_operator.plan.memo import Why
 from proa_operator.plan.progress import Progress
 from proa_operator.plan.situation import Situation, rollback_target
-from proa_operator.plan.standing import Standing
-from proa_operator.plan.state import WorkerLoad
+from proa_operator.plan.state import Revision
 from proa_operator.plan.step import Steps, Wake
 
 
 def verdict(situation: Situation, progress: Progress) -> Steps:
     """Give the asked revision up, or say when to look again. A first install has no way back and is never given up."""
     back = rollback_target(situation.observed, situation.asked)
-    if not is_on_trial(situation) or back is None:
+    if back is None:
         return
-    deadline = progress.at + situation.spec.rollout.no_progress_seconds
-    is_waiting_for_drain = any(standing.group.memo.drain is not None for standing in situation.standings)
-    reason = _crashes(situation) or _analysis(situation)
-    if not reason and situation.now >= deadline and not is_waiting_for_drain:
-        reason = f"no progress for {situation.spec.rollout.no_progress_seconds} s: {_slowest(situation)}"
-    if not reason:
-        if deadline > situation.now:
+    if is_on_trial(situation):
+        deadline = progress.at + situation.spec.rollout.no_progress_seconds
+        reason = _crashes(situation) or analysis(situation) or _standstill(situation, deadline)
+        if not reason and deadline > situation.now:
             yield Wake(at=deadline)
-        return
+    else:
+        reason = analysis(situation) if is_watched(situation) else ""
+    if reason:
+        yield from _give_up(situation, back, reason)
+
+
+def _give_up(situation: Situation, back: Revision, reason: str) -> Steps:
     yield MarkFailed(revision=situation.asked, reason=reason)
     if situation.spec.rollout.on_failure is OnFailure.ROLLBACK:
         text = f"revision {situation.asked} failed, going back to {back.name}: {reason}"
@@ -57,35 +57,12 @@ def _crashes(situation: Situation) -> str:
     return ""
 
 
-def _analysis(situation: Situation) -> str:
-    """Error rate and TTFT of the new revision, once enough requests have ended there."""
-    new = _loads(situation.of(situation.asked))
-    finished = sum(load.finished_total or 0 for load in new)
-    if finished < situation.settings.analysis_requests:
+def _standstill(situation: Situation, deadline: float) -> str:
+    """A drain under way is progress that no mark shows."""
+    is_waiting_for_drain = any(standing.group.memo.drain is not None for standing in situation.standings)
+    if situation.now < deadline or is_waiting_for_drain:
         return ""
-    limits = situation.spec.rollout.analysis
-    rate = sum(load.errors_total for load in new if load.finished_total) / finished
-    if rate > Decimal(limits.max_error_rate):
-        return f"{rate:.1%} of its requests failed, more than rollout.analysis.maxErrorRate {limits.max_error_rate}"
-    old = _loads(standing for standing in situation.standings if standing.group.revision != situation.asked)
-    before, after = _mean_ttft(old), _mean_ttft(new)
-    if before and after and after / before > float(limits.max_ttft_ratio):
-        return (
-            f"its TTFT of {1000 * after:.0f} ms is {after / before:.2f} times the old revision's, "
-            f"more than rollout.analysis.maxTTFTRatio {limits.max_ttft_ratio}"
-        )
-    return ""
-
-
-def _loads(standings: Iterable[Standing]) -> list[WorkerLoad]:
-    leaders = (standing.leader for standing in standings if standing.is_routable)
-    return [leader.load for leader in leaders if leader is not None and leader.load is not None]
-
-
-def _mean_ttft(loads: list[WorkerLoad]) -> float:
-    """Seconds; 0 when nobody reports it."""
-    known = [load.ttft_seconds for load in loads if load.ttft_seconds is not None]
-    return sum(known) / len(known) if known else 0.0
+    return f"no progress for {situation.spec.rollout.no_progress_seconds} s: {_slowest(situation)}"
 
 
 def _slowest(situation: Situation) -> str:

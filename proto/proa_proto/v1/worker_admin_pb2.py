@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n proa_proto/v1/worker_admin.proto\x12\x07proa.v1\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\"R\n\rDrainProgress\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x0e\n\x06leases\x18\x03 \x01(\r\x12\x0f\n\x07is_done\x18\x04 \x01(\x08\"\r\n\x0bLoadRequest\"\x8e\x02\n\tLoadReply\x12\x1d\n\x05phase\x18\x01 \x01(\x0e\x32\x0e.proa.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12\x0e\n\x06leases\x18\x05 \x01(\r\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x65rrors_total\x18\x07 \x01(\x04\x12\x1b\n\x04role\x18\x08 \x01(\x0e\x32\r.proa.v1.Role\x12\x13\n\x0b\x62locks_free\x18\t \x01(\r\x12\x14\n\x0c\x62locks_owned\x18\n \x01(\r\x12\x15\n\rblocks_pinned\x18\x0b \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x0c \x01(\r\"\x1c\n\x0cProbeRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\"?\n\nProbeReply\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"-\n\x0eSetRoleRequest\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.proa.v1.Role\"+\n\x0cSetRoleReply\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.proa.v1.Role*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PREFILL\x10\x01\x12\n\n\x06\x44\x45\x43ODE\x10\x02\x12\x08\n\x04\x42OTH\x10\x03*j\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x44OWNLOAD\x10\x01\x12\x08\n\x04LOAD\x10\x02\x12\x0b\n\x07\x43OMPILE\x10\x03\x12\n\n\x06GRAPHS\x10\x04\x12\x0b\n\x07SERVING\x10\x05\x12\x0c\n\x08\x44RAINING\x10\x06\x32\xe9\x01\n\x0bWorkerAdmin\x12\x38\n\x05\x44rain\x12\x15.proa.v1.DrainRequest\x1a\x16.proa.v1.DrainProgress0\x01\x12\x30\n\x04Load\x12\x14.proa.v1.LoadRequest\x1a\x12.proa.v1.LoadReply\x12\x33\n\x05Probe\x12\x15.proa.v1.ProbeRequest\x1a\x13.proa.v1.ProbeReply\x12\x39\n\x07SetRole\x12\x17.proa.v1.SetRoleRequest\x1a\x15.proa.v1.SetRoleReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n proa_proto/v1/worker_admin.proto\x12\x07proa.v1\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\"R\n\rDrainProgress\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x0e\n\x06leases\x18\x03 \x01(\r\x12\x0f\n\x07is_done\x18\x04 \x01(\x08\"\r\n\x0bLoadRequest\"\xec\x02\n\tLoadReply\x12\x1d\n\x05phase\x18\x01 \x01(\x0e\x32\x0e.proa.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12\x0e\n\x06leases\x18\x05 \x01(\r\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x65rrors_total\x18\x07 \x01(\x04\x12\x1b\n\x04role\x18\x08 \x01(\x0e\x32\r.proa.v1.Role\x12\x13\n\x0b\x62locks_free\x18\t \x01(\r\x12\x14\n\x0c\x62locks_owned\x18\n \x01(\r\x12\x15\n\rblocks_pinned\x18\x0b \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x0c \x01(\r\x12\x16\n\x0e\x66inished_total\x18\r \x01(\x04\x12\x14\n\x0c\x66\x61iled_total\x18\x0e \x01(\x04\x12\x1a\n\x12ttft_seconds_total\x18\x0f \x01(\x01\x12\x12\n\nttft_count\x18\x10 \x01(\x04\"\x1c\n\x0cProbeRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\"?\n\nProbeReply\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"-\n\x0eSetRoleRequest\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.proa.v1.Role\"+\n\x0cSetRoleReply\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.proa.v1.Role*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PREFILL\x10\x01\x12\n\n\x06\x44\x45\x43ODE\x10\x02\x12\x08\n\x04\x42OTH\x10\x03*j\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x44OWNLOAD\x10\x01\x12\x08\n\x04LOAD\x10\x02\x12\x0b\n\x07\x43OMPILE\x10\x03\x12\n\n\x06GRAPHS\x10\x04\x12\x0b\n\x07SERVING\x10\x05\x12\x0c\n\x08\x44RAINING\x10\x06\x32\xe9\x01\n\x0bWorkerAdmin\x12\x38\n\x05\x44rain\x12\x15.proa.v1.DrainRequest\x1a\x16.proa.v1.DrainProgress0\x01\x12\x30\n\x04Load\x12\x14.proa.v1.LoadRequest\x1a\x12.proa.v1.LoadReply\x12\x33\n\x05Probe\x12\x15.proa.v1.ProbeRequest\x1a\x13.proa.v1.ProbeReply\x12\x39\n\x07SetRole\x12\x17.proa.v1.SetRoleRequest\x1a\x15.proa.v1.SetRoleReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proa_proto.v1.worker_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=640
-  _globals['_ROLE']._serialized_end=703
-  _globals['_PHASE']._serialized_start=705
-  _globals['_PHASE']._serialized_end=811
+  _globals['_ROLE']._serialized_start=734
+  _globals['_ROLE']._serialized_end=797
+  _globals['_PHASE']._serialized_start=799
+  _globals['_PHASE']._serialized_end=905
   _globals['_DRAINREQUEST']._serialized_start=45
   _globals['_DRAINREQUEST']._serialized_end=79
   _globals['_DRAINPROGRESS']._serialized_start=81
@@ -42,15 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADREQUEST']._serialized_start=165
   _globals['_LOADREQUEST']._serialized_end=178
   _globals['_LOADREPLY']._serialized_start=181
-  _globals['_LOADREPLY']._serialized_end=451
-  _globals['_PROBEREQUEST']._serialized_start=453
-  _globals['_PROBEREQUEST']._serialized_end=481
-  _globals['_PROBEREPLY']._serialized_start=483
-  _globals['_PROBEREPLY']._serialized_end=546
-  _globals['_SETROLEREQUEST']._serialized_start=548
-  _globals['_SETROLEREQUEST']._serialized_end=593
-  _globals['_SETROLEREPLY']._serialized_start=595
-  _globals['_SETROLEREPLY']._serialized_end=638
-  _globals['_WORKERADMIN']._serialized_start=814
-  _globals['_WORKERADMIN']._serialized_end=1047
+  _globals['_LOADREPLY']._serialized_end=545
+  _globals['_PROBEREQUEST']._serialized_start=547
+  _globals['_PROBEREQUEST']._serialized_end=575
+  _globals['_PROBEREPLY']._serialized_start=577
+  _globals['_PROBEREPLY']._serialized_end=640
+  _globals['_SETROLEREQUEST']._serialized_start=642
+  _globals['_SETROLEREQUEST']._serialized_end=687
+  _globals['_SETROLEREPLY']._serialized_start=689
+  _globals['_SETROLEREPLY']._serialized_end=732
+  _globals['_WORKERADMIN']._serialized_start=908
+  _globals['_WORKERADMIN']._serialized_end=1141
 # @@protoc_insertion_point(module_scope)

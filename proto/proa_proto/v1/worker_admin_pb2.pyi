@@ -139,6 +139,10 @@ class LoadReply(_message.Message):
     BLOCKS_OWNED_FIELD_NUMBER: _builtins.int
     BLOCKS_PINNED_FIELD_NUMBER: _builtins.int
     BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
+    FINISHED_TOTAL_FIELD_NUMBER: _builtins.int
+    FAILED_TOTAL_FIELD_NUMBER: _builtins.int
+    TTFT_SECONDS_TOTAL_FIELD_NUMBER: _builtins.int
+    TTFT_COUNT_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     fraction: _builtins.float
     """of the phase, 0..1"""
@@ -147,11 +151,19 @@ class LoadReply(_message.Message):
     leases: _builtins.int
     steps_total: _builtins.int
     errors_total: _builtins.int
+    """of the engine"""
     role: Global___Role.ValueType
     blocks_free: _builtins.int
     blocks_owned: _builtins.int
     blocks_pinned: _builtins.int
     blocks_total: _builtins.int
+    finished_total: _builtins.int
+    """requests that ended; not those that were refused or whose client left"""
+    failed_total: _builtins.int
+    """of these, the ones that this worker failed"""
+    ttft_seconds_total: _builtins.float
+    """arrival to first token, on a prefill worker to the hand-off; summed over outputs"""
+    ttft_count: _builtins.int
     def __init__(
         self,
         *,
@@ -167,10 +179,14 @@ class LoadReply(_message.Message):
         blocks_owned: _builtins.int = ...,
         blocks_pinned: _builtins.int = ...,
         blocks_total: _builtins.int = ...,
+        finished_total: _builtins.int = ...,
+        failed_total: _builtins.int = ...,
+        ttft_seconds_total: _builtins.float = ...,
+        ttft_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_free", b"blocks_free", "blocks_owned", b"blocks_owned", "blocks_pinned", b"blocks_pinned", "blocks_total", b"blocks_total", "errors_total", b"errors_total", "fraction", b"fraction", "leases", b"leases", "phase", b"phase", "role", b"role", "running", b"running", "steps_total", b"steps_total", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_free", b"blocks_free", "blocks_owned", b"blocks_owned", "blocks_pinned", b"blocks_pinned", "blocks_total", b"blocks_total", "errors_total", b"errors_total", "failed_total", b"failed_total", "finished_total", b"finished_total", "fraction", b"fraction", "leases", b"leases", "phase", b"phase", "role", b"role", "running", b"running", "steps_total", b"steps_total", "ttft_count", b"ttft_count", "ttft_seconds_total", b"ttft_seconds_total", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,9 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadReply:
         worker = self._worker
         reply = pb.LoadReply(phase=worker.phase, fraction=worker.fraction, role=ROLES[worker.role])
+        tally = worker.tally
+        reply.finished_total, reply.failed_total = tally.finished, tally.failed
+        reply.ttft_seconds_total, reply.ttft_count = tally.ttft_seconds, tally.num_ttft
         if (load := worker.load) is not None:
             reply.running, reply.waiting = load.num_running, load.num_waiting
             reply.leases = worker.holder.num_leases

@@ -32,9 +32,10 @@ class EngineServicer(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[m
         self._worker = worker
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        async with aclosing(generate(self._worker, request)) as responses:
-            async for response in responses:
-                yield response
+        with self._worker.tally:
+            async with aclosing(generate(self._worker, request)) as responses:
+                async for response in responses:
+                    yield response
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         for request_id in request.request_ids:

@@ -12,13 +12,13 @@ from smg_grpc_proto import vllm_engine_pb2 as pb
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import GrammarState, Sampled, SampleRow
 from proa_workers.core.sequence import Sequence
-from proa_workers.errors import Draining, InvalidRequest
+from proa_workers.errors import EngineFailed, InvalidRequest
 from proa_workers.kv.handoff import HandOff, load_object
 from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.stop import StopStrings
 from proa_workers.serving.convert import chunk_of, complete_of, prompt_of, sampling_of
 from proa_workers.serving.stream import Batch, Stream
-from proa_workers.serving.worker import NOTHING_TO_FETCH, Worker
+from proa_workers.serving.worker import ENGINE_FAILED, NOTHING_TO_FETCH, Worker
 
 _seq_ids = count(1)
 SEED_STEP = 0x9E3779B97F4A7C15  # golden-ratio stride: the n outputs of one seed must not be equal
@@ -76,7 +76,7 @@ async def _prepare(worker: Worker, request: pb.GenerateRequest) -> Stream:
                 arrived_at=worker.clock(),
             )
         )
-    return Stream(key, seqs, hand_off)
+    return Stream(key, seqs, hand_off, worker.metrics, worker.tally)
 
 
 async def _grammars(worker: Worker, params: SamplingParams) -> list[GrammarState | None]:
@@ -118,7 +118,7 @@ def _responses(
         return responses
     if batch.finish.reason == "error":
         broken = InvalidRequest(batch.finish.why) if batch.finish.why else None
-        raise broken or stream.error or Draining("the engine failed: retry on another worker")
+        raise broken or stream.error or EngineFailed(ENGINE_FAILED)
     responses.append(
         complete_of(
             index=seq.index,

@@ -15,12 +15,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from proa_proto.v1 import kv_control_pb2, kv_control_pb2_grpc, worker_admin_pb2, worker_admin_pb2_grpc
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app, start_http_server
 from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
 
 from proa_workers.engine.build import build_engine, build_loop
 from proa_workers.errors import SettingsError
-from proa_workers.metrics import Metrics
+from proa_workers.metrics import Metrics, as_text
 from proa_workers.sampling.stop import load_tokenizer
 from proa_workers.serving.admin_servicer import AdminServicer
 from proa_workers.serving.engine_servicer import EngineServicer
@@ -183,4 +183,6 @@ def _kv_server(worker: Worker) -> grpc.aio.Server:
 def _serve_metrics(worker: Worker) -> tuple[WSGIServer, threading.Thread]:
     worker.metrics.watch(worker)
     settings = worker.settings
-    return start_http_server(settings.metrics_port, settings.host, worker.metrics.registry)
+    server, thread = start_http_server(settings.metrics_port, settings.host, worker.metrics.registry)
+    server.set_app(as_text(make_wsgi_app(worker.metrics.registry)))
+    return server, thread

@@ -12,6 +12,7 @@ from proa_workers.core.sequence import Sequence
 from proa_workers.errors import WorkerError
 from proa_workers.kv.handoff import HandOff
 from proa_workers.metrics import Metrics
+from proa_workers.serving.tally import Tally
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,14 +28,14 @@ class Batch:
 class Stream:
     """Queue between the engine's reports and one RPC; lives on the event loop."""
 
-    def __init__(self, key: str, seqs: Seq[Sequence], hand_off: HandOff | None) -> None:
+    def __init__(self, key: str, seqs: Seq[Sequence], hand_off: HandOff | None, metrics: Metrics, tally: Tally) -> None:
         self.key = key
         self.seqs = seqs
         self.hand_off = hand_off  # still to be fetched or released
         self.fetch_task: asyncio.Task[bool] | None = None
         self.error: WorkerError | None = None
         self.num_open = len(seqs)
-        self._clocks = {seq.seq_id: _Clock(seq) for seq in seqs}
+        self._clocks = {seq.seq_id: _Clock(seq, metrics, tally) for seq in seqs}
         self._pending: list[Batch] = []
         self._has_news = asyncio.Event()
 
@@ -42,9 +43,9 @@ class Stream:
     def has_news(self) -> bool:
         return bool(self._pending)
 
-    def put(self, outcome: Outcome, now: float, metrics: Metrics, kv_params: str | None) -> None:
+    def put(self, outcome: Outcome, now: float, kv_params: str | None) -> None:
         """Take one outcome of one of the sequences; several tokens are merged until the RPC reads them."""
-        self._clocks[outcome.seq.seq_id].record(outcome, now, metrics)
+        self._clocks[outcome.seq.seq_id].record(outcome, now)
         self.num_open -= outcome.finish is not None
         last = self._pending[-1] if self._pending else None
         if last is None or last.seq is not outcome.seq or last.finish is not None:
@@ -67,44 +68,48 @@ class Stream:
 class _Clock:
     """Latency of one output, as vLLM's metrics define it."""
 
-    def __init__(self, seq: Sequence) -> None:
+    def __init__(self, seq: Sequence, metrics: Metrics, tally: Tally) -> None:
         self._seq = seq
+        self._metrics = metrics
+        self._tally = tally
         self._first = 0.0
         self._last = 0.0
 
-    def record(self, outcome: Outcome, now: float, metrics: Metrics) -> None:
+    def record(self, outcome: Outcome, now: float) -> None:
         if outcome.sampled is not None:
-            metrics.generation_tokens.inc()
+            self._metrics.generation_tokens.inc()
             if self._first:
-                metrics.itl.observe(now - self._last)
+                self._metrics.itl.observe(now - self._last)
             else:
                 self._first = now
-                self._started(now, metrics)
+                self._started(now)
             self._last = now
         if outcome.finish is not None:
-            self._ended(outcome.finish, now, metrics)
+            self._ended(outcome.finish, now)
 
-    def _started(self, now: float, metrics: Metrics) -> None:
+    def _started(self, now: float) -> None:
         seq = self._seq
-        metrics.ttft.observe(now - seq.arrived_at)
-        metrics.queue.observe(seq.scheduled_at - seq.arrived_at)
-        metrics.prefill.observe(now - seq.scheduled_at)
-        self._count_prompt(metrics)
+        self._metrics.ttft.observe(now - seq.arrived_at)
+        self._tally.add_ttft(now - seq.arrived_at)
+        self._metrics.queue.observe(seq.scheduled_at - seq.arrived_at)
+        self._metrics.prefill.observe(now - seq.scheduled_at)
+        self._count_prompt()
 
-    def _count_prompt(self, metrics: Metrics) -> None:
-        metrics.prompt_tokens.inc(self._seq.num_prompt)
-        metrics.prompt_length.observe(self._seq.num_prompt)
-        metrics.prefix_queries.inc(self._seq.num_prompt)
-        metrics.prefix_hits.inc(self._seq.num_cached)
-        metrics.fetched_tokens.inc(self._seq.num_fetched)
+    def _count_prompt(self) -> None:
+        self._metrics.prompt_tokens.inc(self._seq.num_prompt)
+        self._metrics.prompt_length.observe(self._seq.num_prompt)
+        self._metrics.prefix_queries.inc(self._seq.num_prompt)
+        self._metrics.prefix_hits.inc(self._seq.num_cached)
+        self._metrics.fetched_tokens.inc(self._seq.num_fetched)
 
-    def _ended(self, finish: Finish, now: float, metrics: Metrics) -> None:
-        metrics.finished(finish.reason)
-        metrics.e2e.observe(now - self._seq.arrived_at)
+    def _ended(self, finish: Finish, now: float) -> None:
+        self._metrics.finished(finish.reason)
+        self._metrics.e2e.observe(now - self._seq.arrived_at)
         num_output = len(self._seq.row.output_ids)
-        metrics.output_length.observe(num_output)
+        self._metrics.output_length.observe(num_output)
         if self._seq.is_hand_off and finish.reason == "length":
-            self._count_prompt(metrics)
+            self._tally.add_ttft(now - self._seq.arrived_at)
+            self._count_prompt()
         if num_output > 1:
-            metrics.decode.observe(self._last - self._first)
-            metrics.tpot.observe((self._last - self._first) / (num_output - 1))
+            self._metrics.decode.observe(self._last - self._first)
+            self._metrics.tpot.observe((self._last - self._first) / (num_output - 1))

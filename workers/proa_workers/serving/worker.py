@@ -18,7 +18,7 @@ from proa_workers.core.outcome import Outcome
 from proa_workers.core.scheduler import Fetch
 from proa_workers.engine.base import Engine
 from proa_workers.engine.loop import EngineLoop, Report
-from proa_workers.errors import Draining, Saturated, TransferFailed, WorkerError
+from proa_workers.errors import Draining, EngineFailed, Saturated, TransferFailed, WorkerError
 from proa_workers.kv.handoff import HandOff
 from proa_workers.kv.holder import KvHolder
 from proa_workers.kv.reader import KvReader
@@ -26,12 +26,14 @@ from proa_workers.metrics import LoadSource, Metrics
 from proa_workers.sampling.grammar import GrammarFactory
 from proa_workers.serving.kv_events import KvEventLog
 from proa_workers.serving.stream import Stream
+from proa_workers.serving.tally import Tally
 from proa_workers.settings import Role, Settings
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 SUBMIT_TIMEOUT_SECONDS = 30.0
 SWEEP_SECONDS = 0.25
+ENGINE_FAILED = "the engine failed: retry on another worker"
 NOTHING_TO_FETCH: dict[str, object] = {"do_remote_prefill": False}  # a prompt of one token has no rows to hand off
 
 
@@ -45,6 +47,7 @@ class Worker(LoadSource):
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.tally = Tally()
         self.role: Role = settings.role
         self.phase = admin_pb.Phase.LOAD
         self.fraction = 0.0
@@ -106,7 +109,7 @@ class Worker(LoadSource):
     def check_open(self) -> None:
         """Draining unless this worker takes new requests now."""
         if self.failed.is_set():
-            raise Draining("the engine failed: retry on another worker")
+            raise EngineFailed(ENGINE_FAILED)
         if self.phase is not admin_pb.Phase.SERVING:
             state = "drains" if self.is_loaded else "still loads"
             raise Draining(f"worker {self.settings.engine_id} {state}: retry on another worker")
@@ -211,7 +214,7 @@ class Worker(LoadSource):
             return
         if outcome.sampled is not None:
             self._release(stream)  # everything was cached here: the peer's blocks were not needed
-        stream.put(outcome, now, self.metrics, self._offer(outcome))
+        stream.put(outcome, now, self._offer(outcome))
 
     def _offer(self, outcome: Outcome) -> str | None:
         """`kv_transfer_params_json` of a finished hand-off; None for everything else."""
