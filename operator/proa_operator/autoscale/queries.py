@@ -12,7 +12,9 @@ from enum import StrEnum
 SCRAPE_SECONDS = 15.0
 """Of the PodMonitors that the operator renders."""
 _GROUPS = "namespace, service, role"
-_CLIENT_PATHS = "/v1/completions|/v1/chat/completions|/v1/responses|/v1/messages|/generate"
+CLIENT_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/generate")
+"""Of the gateway; others are not work for the pools."""
+_ANY_PATH = "|".join(CLIENT_PATHS)
 
 
 class Form(StrEnum):
@@ -31,7 +33,7 @@ class Form(StrEnum):
     PODS = "pods"
     """Pods that were scraped lately."""
     NEWBORN = "newborn"
-    """Sum of counters that were not there one lookback ago: a rate misses their first value."""
+    """Sum of counters that a pod, known before, has had for less than the window: a rate misses their first value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class Windows:
     """A series whose last sample is older does not count."""
 
 
-_CLIENTS = f'method="POST",path=~"{_CLIENT_PATHS}"'
+_CLIENTS = f'method="POST",path=~"{_ANY_PATH}"'
 ARRIVALS = Query(
     name="arrivals", form=Form.RATE, metrics=("smg_http_requests_total",), matchers=_CLIENTS, is_quick=True
 )
@@ -141,8 +143,11 @@ def promql(query: Query, windows: Windows) -> str:
             fresh = " or ".join(f"(time() - timestamp({one}) < {stale})" for one in series)
             return f"count by ({_GROUPS}) (count by ({_GROUPS}, pod) ({fresh}))"
         case Form.NEWBORN:
-            old = " or ".join(f"{one} offset 5m" for one in series)
-            return f"sum by ({_GROUPS}) (({' or '.join(series)}) unless ({old}))"
+            ago = f"offset {window[1:-1]}"
+            old = " or ".join(f"{one} {ago}" for one in series)
+            known = " or ".join(f"{name} {ago}" for name in query.metrics)
+            born = f"(({' or '.join(series)}) unless ({old}))"
+            return f"sum by ({_GROUPS}) ({born} and on (namespace, service, pod) ({known}))"
 
 
 def _metric(name: str, form: Form) -> str:

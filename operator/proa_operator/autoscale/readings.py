@@ -67,8 +67,8 @@ class Pools:
     """Some group was not scraped for longer than a new one needs; see `num_scraped`."""
 
 
-def signals_of(readings: Readings, pools: Pools, config: Config, now: float) -> Signals:
-    """Signals of one service, with what is missing named by its metric."""
+def signals_of(readings: Readings, pools: Pools, config: Config, now: float, *, trouble: str = "") -> Signals:
+    """Signals of one service, with what is missing named by its metric; `trouble`: why there are no readings."""
     reader = DECODE if config.is_aggregated else PREFILL
     prompts = readings.histogram(queries.PROMPTS, reader)
     outputs = readings.histogram(queries.OUTPUTS, DECODE)
@@ -99,7 +99,7 @@ def signals_of(readings: Readings, pools: Pools, config: Config, now: float) -> 
         transfer_seconds=readings.rate(queries.TRANSFER_SUM, DECODE),
         transfer_failures=readings.rate(queries.TRANSFER_FAILURES, DECODE),
         is_rolling=pools.is_rolling,
-        missing=missing_of(readings, pools, config),
+        missing=(trouble,) if trouble else missing_of(readings, pools, config),
     )
 
 

@@ -19,6 +19,16 @@ from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.prefill import Prompts, prompts_of, reachable_share, share_within, ttft_at
 from proa_operator.autoscale.signals import PoolSignals, Signals
 
+BINDINGS = (
+    "autoscaling.prefill.max",
+    "autoscaling.decode.max",
+    "autoscaling.maxGPUs",
+    "autoscaling.ratio",
+    "placement",
+    "slo.ttftMs",
+    "slo.itlMs",
+)
+"""All that `Solution.binding` may name: fields of the manifest."""
 _MOST = 1024
 _SWITCHING = 1e-3
 _SLACK = 1e-9
