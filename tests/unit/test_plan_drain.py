@@ -9,7 +9,8 @@ import pytest
 from proa_operator.names import Role
 from proa_operator.plan.actions import Delete, DrainWorker, EventType, Remember, Route
 from proa_operator.plan.memo import DrainPhase
-from proa_operator.plan.state import Observed, WorkerLoad
+from proa_operator.plan.plan import plan
+from proa_operator.plan.state import Observed, RouteReason, WorkerLoad
 
 from tests.unit.plan_fakes import service
 from tests.unit.plan_invariants import Invariants
@@ -141,11 +142,25 @@ def test_what_a_worker_must_say_before_its_group_goes(fields: dict[str, Any] | N
     if fields is not None:
         seen_at = since + after + fields.get("seen_at", 0.0)
         load = WorkerLoad(**{**fields, "seen_at": seen_at})
-    from proa_operator.plan.plan import plan
-
     idle_at = observed if after < 40 else mark_idle(observed, since + 20)
     made = plan(with_load(idle_at, load, now=since + after), world.settings, world.renderer)
     assert any(isinstance(action, Delete) for action in made.actions) is goes
+
+
+def test_a_pod_that_was_held_back_is_cordoned_by_name() -> None:
+    """The ticker makes each answer of a cordoned pod news; without the mark this drain would wait for its timeout."""
+    world = installed()
+    world.drain_seconds = 500
+    observed = draining(world)
+    held = tuple(
+        replace(group, pods=tuple(replace(pod, route_reason=RouteReason.HELD) for pod in group.pods))
+        if group.memo.drain
+        else group
+        for group in observed.groups
+    )
+    made = plan(replace(observed, groups=held), world.settings, world.renderer)
+    marks = [action.reason for action in made.actions if isinstance(action, Route)]
+    assert marks == [RouteReason.CORDONED]
 
 
 def mark_idle(observed: Observed, at: float) -> Observed:
