@@ -30,15 +30,20 @@ lint: $(STAMP) ## ruff, mypy, import-linter, generated files
 	@$(BIN)/python tools/gen_proto.py --check 2>/dev/null
 	@$(BIN)/python tools/gen_crd.py --check
 	@$(BIN)/python tools/gen_chart_readme.py --check
+	@$(BIN)/python -m tools.monitoring --check
 
 format: $(STAMP) ## format the sources and fix what ruff can fix
 	@$(BIN)/ruff check -q --fix $(SOURCES)
 	@$(BIN)/ruff format -q $(SOURCES)
 
-gen: $(STAMP) ## regenerate the protobuf code, the CRDs and the charts' READMEs
+gen: $(STAMP) ## regenerate the protobuf code, the CRDs, the charts' READMEs, rules and dashboards
 	@$(BIN)/python tools/gen_proto.py
 	@$(BIN)/python tools/gen_crd.py
 	@$(BIN)/python tools/gen_chart_readme.py
+	@$(BIN)/python -m tools.monitoring
+
+rules-test: $(STAMP) ## check the alerts with promtool: each fires when it should, and only then
+	@$(BIN)/python -m pytest tests/monitoring/test_rules.py
 
 kernels-aot: $(STAMP) ## compile the kernels for gfx942 and gfx950 without a GPU; ARGS=--check compares with docs/kernels-aot.md
 	@$(BIN)/python tools/kernels_aot.py $(ARGS)
@@ -68,4 +73,4 @@ model-eval: $(STAMP) ## measure the bundled model's tasks on held-out inputs
 clean: ## remove everything that was installed or built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test lint format gen kernels-aot lock cluster-up cluster-down demo-k8s model model-eval clean
+.PHONY: help install demo test lint format gen rules-test kernels-aot lock cluster-up cluster-down demo-k8s model model-eval clean

@@ -15,7 +15,7 @@ from testbed.build import CONTROL_PLANE, build
 from testbed.tiers import left_out
 
 CHARTS = Path(__file__).parents[2] / "charts"
-POD_MONITOR = "monitoring.coreos.com/v1/PodMonitor"
+MONITORING = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule"))
 Rendered = list[dict[str, Any]]
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -48,10 +48,10 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Callable[..., Rendered]:
-    """Objects of a chart, rendered in namespace `proa-system` for a cluster that knows PodMonitor."""
+    """Objects of a chart, rendered in namespace `proa-system` for a cluster with the Prometheus operator."""
 
     def objects(*flags: str, chart: str = "proa") -> Rendered:
-        where = ("--namespace=proa-system", f"--api-versions={POD_MONITOR}")
+        where = ("--namespace=proa-system", *MONITORING)
         done = helm("template", "proa", str(CHARTS / chart), *where, *flags)
         assert done.returncode == 0, done.stderr
         return [found for found in yaml.safe_load_all(done.stdout) if found]

@@ -6,6 +6,7 @@ Times are seconds, sizes bytes. Labels come from closed sets; `model_name` and `
 from __future__ import annotations
 
 from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +19,18 @@ SLOW = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 LONG = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000)
 LABELS = ("model_name", "engine")
+
+
+def as_text(app: WSGIApplication) -> WSGIApplication:
+    """The scrape endpoint in Prometheus' text format, whatever the scraper would rather have.
+
+    In the OpenMetrics format prometheus-client writes `vllm_` for `vllm:` in samples (client_python issue 1177).
+    """
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return app(environ | {"HTTP_ACCEPT": "text/plain"}, start_response)
+
+    return answer
 
 
 class Metrics:

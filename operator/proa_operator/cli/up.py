@@ -14,6 +14,7 @@ from proa_operator.cli import params
 from proa_operator.cli.local_options import local_options
 from proa_operator.local.prepare import prepare
 from proa_operator.local.process import LocalPlan
+from proa_operator.local.prometheus import CONFIG
 from proa_operator.local.serve import serve
 from proa_operator.local.view import LiveView, PlainView, View
 
@@ -58,6 +59,7 @@ def up(
 
 async def _while_serving(plan: LocalPlan, view: View, *, is_once: bool) -> None:
     view.say(invitation(plan))
+    view.say(_metrics(plan))
     if not is_once:
         await asyncio.Event().wait()
 
@@ -67,8 +69,14 @@ def invitation(plan: LocalPlan) -> Text:
     body = f'{{"model": "{plan.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     curl = f"curl {plan.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
     return Text.assemble(
-        (f"{plan.model_name} is served at {plan.url}/v1 (OpenAI API). Try:\n", "green"), (f"  {curl}", "bold")
+        (f"{plan.model_name} is served at {plan.url}/v1 (OpenAI API). Try:\n", "green"),
+        (f"  {curl}", "bold"),
     )
+
+
+def _metrics(plan: LocalPlan) -> Text:
+    command = shlex.join(["prometheus", f"--config.file={plan.state_dir / CONFIG}"])
+    return Text.assemble(("Metrics, rules and alerts, with Prometheus:\n", "green"), (f"  {command}", "bold"))
 
 
 def _print_commands(plan: LocalPlan) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from proa_operator.local import prometheus
 from proa_operator.local.process import LocalPlan
 from proa_operator.local.supervise import Supervisor
 from proa_operator.local.view import View
@@ -18,6 +19,8 @@ async def serve(plan: LocalPlan, view: View, while_serving: Callable[[], Awaitab
     Raises ProaError of a process that could not be started, and whatever `while_serving` raises.
     """
     supervisor = Supervisor(plan, view.changed)
+    prometheus.write_config(plan.state_dir)
+    prometheus.write_targets(plan.state_dir, plan.service, plan.processes)
     follow = asyncio.create_task(view.follow(supervisor.children.values()))
     run = asyncio.create_task(supervisor.run())
     visit = asyncio.create_task(_visit(supervisor, while_serving))

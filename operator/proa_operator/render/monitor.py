@@ -15,6 +15,13 @@ _SERIES_LABELS = {
     "group": names.GROUP_LABEL,
 }
 """Label of every series, as dashboards, rules and the autoscaler ask for it -> label of the pod."""
+# vLLM's own server answers `vllm_` for `vllm:` in the OpenMetrics format (prometheus/client_python issue 1177).
+VLLM_NAMES: JsonObject = {
+    "sourceLabels": ["__name__"],
+    "regex": "vllm_(.+)",
+    "targetLabel": "__name__",
+    "replacement": "vllm:$1",
+}
 _UNDERSCORES = str.maketrans("./-", "___")
 
 
@@ -31,7 +38,14 @@ def _monitor(service: Service, component: Component) -> JsonObject:
     monitor = child(service, "monitoring.coreos.com/v1", "PodMonitor", name, labels=selector)
     monitor["spec"] = {
         "selector": {"matchLabels": selector},
-        "podMetricsEndpoints": [{"port": Port.METRICS.value, "interval": "15s", "relabelings": _relabelings()}],
+        "podMetricsEndpoints": [
+            {
+                "port": Port.METRICS.value,
+                "interval": "15s",
+                "relabelings": _relabelings(),
+                "metricRelabelings": [VLLM_NAMES],
+            }
+        ],
     }
     return monitor
 

@@ -1,0 +1,100 @@
+"""Panels and rules about engine, gateway and KV fabric have data: real processes under load, a real Prometheus."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from proa_operator.local.ports import FreePorts
+from proa_operator.monitoring import RULES
+
+from tests.monitoring import queries
+from tests.monitoring.live_prometheus import Prometheus, running
+from tools.monitoring.boards import ENGINE, KV, SERVICE
+
+MANIFEST = Path(__file__).parents[2] / "examples" / "sim.yaml"
+START_SECONDS, LOAD_SECONDS, DATA_SECONDS = 60.0, 60.0, 60.0
+
+
+@pytest.fixture(scope="module")
+def prometheus(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Scrapes a local service that answers streams all the time."""
+    folder = tmp_path_factory.mktemp("service")
+    port = FreePorts("127.0.0.1", 19000)()
+    up = [
+        sys.executable,
+        "-m",
+        "proa_operator.cli.main",
+        "up",
+        str(MANIFEST),
+        f"--port={port}",
+        f"--state-dir={folder}",
+    ]
+    with subprocess.Popen(up, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as service:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_served(url, service)
+            stop = threading.Event()
+            load = threading.Thread(target=_ask_all_the_time, args=(url, stop))
+            load.start()
+            try:
+                with running(prometheus_program, folder / "prometheus.yml", folder / "data") as found:
+                    yield found
+            finally:
+                stop.set()
+                load.join(30)
+        finally:
+            service.terminate()
+            service.wait(30)
+
+
+def _wait_until_served(url: str, service: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and service.poll() is None:
+        try:
+            if httpx.get(f"{url}/readiness", timeout=1).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError("the service does not start")
+
+
+def _ask_all_the_time(url: str, stop: threading.Event) -> None:
+    body = {"model": "sim", "stream": True, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello " * 40}]}
+    deadline = time.monotonic() + START_SECONDS + LOAD_SECONDS + DATA_SECONDS
+    with httpx.Client(timeout=30) as client:
+        while not stop.is_set() and time.monotonic() < deadline:
+            client.post(f"{url}/v1/chat/completions", json=body)
+
+
+def test_every_panel_has_data(prometheus: Prometheus) -> None:
+    wanted = {where: queries.filled(expr) for where, expr in queries.of((SERVICE, ENGINE, KV)).items()}
+    missing = prometheus.wait_for(list(wanted.values()), DATA_SECONDS)
+    assert [where for where, expr in wanted.items() if expr in missing] == []
+
+
+def test_every_recording_rule_has_data_and_no_rule_fails(prometheus: Prometheus) -> None:
+    recorded = [
+        rule["record"]
+        for group in yaml.safe_load((RULES / "recording.yaml").read_text("utf-8"))["groups"]
+        for rule in group["rules"]
+    ]
+    assert prometheus.wait_for(recorded, DATA_SECONDS) == []
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+def test_a_healthy_service_raises_no_alert(prometheus: Prometheus) -> None:
+    assert [alert["labels"]["alertname"] for alert in prometheus.get("alerts")["alerts"]] == []
+
+
+def test_a_query_without_data_is_found(prometheus: Prometheus) -> None:
+    assert prometheus.wait_for(["vllm:no_such_metric"], 0) == ["vllm:no_such_metric"]
