@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -32,7 +32,10 @@ def uptime() -> float:
 
 
 class Election:
-    """`on_change` is called with True once this replica leads, and with False once it does not; it must not wait."""
+    """`on_change` is called with True once this replica leads, and with False once it does not; it must not wait.
+
+    `owners` are the owner references of a Lease that it makes.
+    """
 
     def __init__(
         self,
@@ -43,11 +46,12 @@ class Election:
         terms: rules.Terms | None = None,
         clock: Callable[[], float] = uptime,
         on_change: Callable[[bool], None],
+        owners: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         assert ref.kind is LEASE
         self._store, self._ref, self._me, self._clock = store, ref, me, clock
         self._terms = terms or rules.Terms()
-        self._on_change = on_change
+        self._on_change, self._owners = on_change, owners
         self._sighting = rules.Sighting()
         self._lease: dict[str, Any] | None = None
         self._valid_until = 0.0
@@ -114,7 +118,8 @@ class Election:
             return await self._store.get(self._ref)
         except Gone:
             self._lease = None
-            return await self._store.create(self._ref, rules.new_lease(self._ref.name, self._ref.namespace))
+            lease = rules.new_lease(self._ref.name, self._ref.namespace, self._owners)
+            return await self._store.create(self._ref, lease)
 
     def _announce(self) -> None:
         is_leader = self.is_leader

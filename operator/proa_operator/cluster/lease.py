@@ -6,7 +6,7 @@ the watcher's own clock, so clocks of different machines need not agree. Its ver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -61,12 +61,12 @@ def given_back(lease: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     return {**lease, "spec": spec}
 
 
-def new_lease(name: str, namespace: str) -> dict[str, Any]:
-    """Held by nobody yet."""
+def new_lease(name: str, namespace: str, owners: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Held by nobody yet; deleted with its owners."""
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "ownerReferences": list(owners)},
         "spec": {},
     }
 
