@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -12,10 +13,11 @@ from typing import Any, TypeVar
 from prometheus_client import REGISTRY
 
 from proa_operator import metrics
+from proa_operator.cluster.account import owner_of
 from proa_operator.cluster.act import Actor
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.cache import Cache, ServiceKey
-from proa_operator.cluster.connect import Connection
+from proa_operator.cluster.connect import Connection, connection
 from proa_operator.cluster.discover import Discovered, discover
 from proa_operator.cluster.downloads import Downloads
 from proa_operator.cluster.election import Election
@@ -63,7 +65,8 @@ class Runtime:
         self.downloads = Downloads(self.cache, lambda key: self._on_news({key}))
         self.api = Api(Connection())
         lease = Ref(kind=LEASE, name=settings.lease_name, namespace=settings.operator_namespace)
-        self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading)
+        owners = owner_of(connection(os.environ).token)
+        self.election = Election(self.api, lease, settings.pod_name, on_change=self._on_leading, owners=owners)
         self.api.may_write = self.election.seconds_to_write
         self.workers = Workers(WorkerAdmin(), time.time, lambda key: self._on_news({key}))
         self.queue = Queue(self._reconcile)
