@@ -9,8 +9,8 @@ import pytest
 import yaml
 from proa_operator import monitoring
 
+from tests.conftest import Promtool
 from tests.monitoring.alert_cases import CASES, Case, Series
-from tests.monitoring.conftest import Promtool
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted(monitoring.RULES.glob("*.yaml"))

@@ -1,0 +1,58 @@
+"""Panels about the operator and rollouts have data: the operator rolls a service out while Prometheus scrapes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from proa_operator.monitoring import RULES
+
+from testbed.control_plane import ControlPlane
+from tests.cluster.operator_checks import await_settled
+from tests.cluster.operator_process import Doubles, Operator, sim_service
+from tests.monitoring import queries
+from tests.monitoring.live_prometheus import Prometheus, running
+from tools.monitoring.boards import OPERATOR, ROLLOUT
+
+DATA_SECONDS = 30.0
+
+
+@pytest.fixture
+def prometheus(
+    prometheus_program: str, api: ControlPlane, namespace: str, doubles: Doubles, tmp_path: Path
+) -> Iterator[Prometheus]:
+    with Operator(api, namespace) as operator:
+        path = tmp_path / "prometheus.yml"
+        path.write_text(yaml.safe_dump(_config(operator)), encoding="utf-8")
+        with running(prometheus_program, path, tmp_path / "data") as found:
+            api.apply(sim_service(doubles), f"--namespace={namespace}")
+            await_settled(api, namespace)
+            yield found
+
+
+def _config(operator: Operator) -> dict[str, object]:
+    target = {"targets": [f"127.0.0.1:{operator.metrics}"], "labels": {"pod": operator.pod}}
+    return {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES / "*.yaml")],
+        "scrape_configs": [{"job_name": "proa", "honor_labels": True, "static_configs": [target]}],
+    }
+
+
+def test_every_panel_had_data_during_a_rollout(prometheus: Prometheus, api: ControlPlane, namespace: str) -> None:
+    patch = json.dumps({"spec": {"engine": {"maxModelLen": 2048}}})
+    api.kubectl("patch", "dsvc", "tiny", f"--namespace={namespace}", "--type=merge", f"--patch={patch}")
+    await_settled(api, namespace)
+    wanted = {where: _ever(queries.filled(expr)) for where, expr in queries.of((OPERATOR, ROLLOUT)).items()}
+    missing = prometheus.wait_for(list(wanted.values()), DATA_SECONDS)
+    assert [where for where, expr in wanted.items() if expr in missing] == []
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+def _ever(expr: str) -> str:
+    """Whether there was data at any second of the test: groups start and a rollout stalls for moments only."""
+    return f"last_over_time(({expr})[5m:1s])"
