@@ -6,6 +6,7 @@ dies of an Instinct package: the hardware deals programs to them in turn, and ea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -38,16 +39,22 @@ MI300A = Arch(name="gfx942", wave_size=64, num_xcds=6, num_cus=228, lds_bytes=64
 GFX950 = Arch(name="gfx950", wave_size=64, num_xcds=8, num_cus=256, lds_bytes=160 * 1024)
 
 
+@functools.cache  # every launch asks
 def arch_of(device: torch.device) -> Arch:
     """Raises RuntimeError on a GPU that no table here was written for."""
-    if device.type == "cpu":
-        return CPU
+    return CPU if device.type == "cpu" else arch_named(*_name_and_units(device))
+
+
+def has_kernels_for(device: torch.device) -> bool:
+    """Whether `device` is a GPU that a table here was written for."""
+    return device.type == "cuda" and _name_and_units(device)[0] in ARMS
+
+
+def _name_and_units(device: torch.device) -> tuple[str, int]:
     properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is None:
-        name = f"sm{properties.major}{properties.minor}"
-    else:
-        name = str(properties.gcnArchName).split(":")[0]
-    return arch_named(name, properties.multi_processor_count)
+    is_hip = torch.version.hip is not None
+    name = str(properties.gcnArchName).split(":")[0] if is_hip else f"sm{properties.major}{properties.minor}"
+    return name, properties.multi_processor_count
 
 
 def arch_named(name: str, num_cus: int) -> Arch:

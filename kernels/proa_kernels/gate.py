@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.gate_triton import launch_gate
 
 MAX_TOP_K = 16
 MAX_EXPERTS = 1024
@@ -78,7 +77,7 @@ def gate_ref(
     choice_TE = logits if spec.score == "softmax" and spec.num_groups == 1 and bias_E is None else scores_TE
     choice_TE = choice_TE if bias_E is None else choice_TE + bias_E
     if spec.num_groups > 1:
-        choice_TE = _keep_best_groups(choice_TE, spec)
+        choice_TE = keep_best_groups(choice_TE, spec)
     ids_TA = choice_TE.sort(dim=-1, descending=True, stable=True).indices[:, : spec.top_k]
     weights_TA = scores_TE.gather(1, ids_TA)
     if spec.renormalize:
@@ -86,7 +85,8 @@ def gate_ref(
     return weights_TA * spec.scale, ids_TA.to(torch.int32)
 
 
-def _keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
+def keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
+    """`choice_TE` with -inf outside each token's `top_groups` best groups (node-limited routing)."""
     grouped = choice_TE.view(choice_TE.shape[0], spec.num_groups, choice_TE.shape[1] // spec.num_groups)
     best = grouped.sort(dim=-1, descending=True).values
     rating_TG = best[..., 0] if spec.group_score == "max" else best[..., 0] + best[..., 1]
@@ -112,6 +112,8 @@ def _gate_op(
     )  # fmt: skip
     if arm_for("gate", logits.device) == "reference":
         return gate_ref(logits, spec, bias)
+    from proa_kernels.gate_triton import launch_gate  # the reference needs no Triton
+
     weights, ids = _empty(logits, top_k)
     launch_gate(logits, bias, weights, ids, spec)
     return weights, ids

@@ -150,7 +150,7 @@ def gemm2_ref(
 def combine_ref(rows: torch.Tensor, weights: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     is_kept = inverse >= 0
     picked = rows[inverse.clamp(min=0).long()].float().masked_fill(~is_kept[:, None], 0.0)
-    return (picked.view(*weights.shape, -1) * weights[..., None]).sum(1).to(rows.dtype)
+    return (picked.view(*weights.shape, rows.shape[1]) * weights[..., None]).sum(1).to(rows.dtype)
 
 
 @torch.library.custom_op(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from proa_kernels import gate
 from proa_workers.model import assemble, attention, mla, moe, rope
 from proa_workers.model.batch import Batch, PrefillChunk
 
@@ -53,7 +54,7 @@ def biased_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_groups(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(moe, "keep_best_groups", lambda choice, _: choice)
+    patch.setattr(gate, "keep_best_groups", lambda choice, _: choice)
 
 
 def no_shared_experts(patch: pytest.MonkeyPatch) -> None:

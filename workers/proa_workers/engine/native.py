@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from proa_kernels.arch import has_kernels_for
 
 from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
 from proa_workers.engine.base import EngineInfo
@@ -57,7 +58,7 @@ class NativeEngine:
         self._sampler = sampler or Sampler(vocab_size=config.vocab_size, device=str(device))
         self._paged = PagedKv(pool, layout)
         # NOTE: torch's grouped product of float32 reads group sizes on the host, which no graph can hold.
-        can_capture = placement.dtype == "bfloat16" and self.arms.experts == "grouped"
+        can_capture = placement.dtype == "bfloat16" and self.arms.experts in ("grouped", "fused")
         has_graphs = device.type == "cuda" and can_capture and settings.graphs == "auto"
         self.graphs = DecodeGraphs(decoder, self._paged, self.arms) if has_graphs else None
 
@@ -146,7 +147,9 @@ def engine_info(config: ModelConfig, placement: Placement, model_path: str) -> E
 
 def choose_arms(settings: NativeSettings, placement: Placement) -> Arms:
     """Arms for this device, tried once; SettingsError if they do not run or are wrong here."""
-    experts: ExpertsArm = "grouped" if settings.experts == "auto" else settings.experts
+    has_kernels = placement.dtype != "float32" and has_kernels_for(placement.device)
+    fastest: ExpertsArm = "fused" if has_kernels else "grouped"
+    experts = fastest if settings.experts == "auto" else settings.experts
     # A loop over one token's experts reads their ids on the host: free on a CPU, and there faster than sorting.
     is_looped = placement.device.type == "cpu" and settings.experts == "auto"
     arms = Arms(experts=experts, single="looped" if is_looped else experts)

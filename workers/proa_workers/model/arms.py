@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-AttentionArm = Literal["batched", "reference"]
-ExpertsArm = Literal["looped", "grouped", "reference"]
+AttentionArm = Literal["paged", "batched", "reference"]
+NormArm = Literal["fused", "torch"]
+ExpertsArm = Literal["fused", "looped", "grouped", "reference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arms:
-    """`single` computes the experts of steps of one token, `experts` those of all other steps."""
+    """`single` computes the experts of steps of one token, `experts` those of all other steps.
+
+    `attention` "paged" and `norm` "fused" are kernels of proa_kernels, the others are plain torch.
+    """
 
     attention: AttentionArm = "batched"
+    norm: NormArm = "torch"
     experts: ExpertsArm = "grouped"
     single: ExpertsArm = "grouped"
 

@@ -1,6 +1,6 @@
-"""Routed experts: three implementations of one function, from obvious to fast.
+"""Routed experts: four implementations of one function, from obvious to fast.
 
-Legend: as in moe.py; `weights_TA` float32 and `ids_TA` int64 come from the gate. Each returns
+Legend: as in moe.py; `weights_TA` float32 and `ids_TA` int32 come from the gate. Each returns
 sum over a of weights[t, a] * w2[e] @ swiglu(w13[e] @ x[t]) with e = ids[t, a], as [T, M] in x's dtype. The sum runs in
 a fixed order, so that equal inputs give equal bits.
 """
@@ -74,30 +74,48 @@ def run_grouped(
     return torch.bmm(weights_TA.to(x_TM.dtype)[:, None], pairs_NM.view(-1, num_active, pairs_NM.shape[1]))[:, 0]
 
 
+def run_fused(
+    x_TM: torch.Tensor, weights_TA: torch.Tensor, ids_TA: torch.Tensor, experts: ExpertWeights
+) -> torch.Tensor:
+    """Kernels of proa_kernels: no gather, no host synchronisation; 16-bit types on a GPU."""
+    from proa_kernels.moe_gemm import fused_experts  # imports Triton, which a CPU does not need
+
+    return fused_experts(x_TM, weights_TA, ids_TA, experts.w13_EFM, experts.w2_EMI)
+
+
 ExpertsFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, ExpertWeights], torch.Tensor]
 EXPERTS: dict[ExpertsArm, ExpertsFunction] = {
     "reference": run_reference,
     "looped": run_looped,
     "grouped": run_grouped,
+    "fused": run_fused,
 }
 
 
+REMEDIES: dict[ExpertsArm, str] = {"fused": "set experts grouped"}
+
+
 def check_experts(arm: ExpertsArm, dtype: torch.dtype, device: torch.device) -> None:
-    """Run `arm` once on small random experts beside the reference; SettingsError if it fails or differs."""
+    """Run `arm` on one and on many tokens beside the reference; SettingsError if it fails or differs."""
     source = RandomWeights(dtype=dtype, device=device)
-    experts = ExpertWeights(source.take("w13", (4, 64, 64)), source.take("w2", (4, 64, 32)))
-    x_TM = source.take("x", (6, 64)) * 8
-    weights_TA = torch.full((6, 2), 0.5, device=device)
-    ids_TA = torch.tensor([[0, 1], [3, 1], [0, 3], [1, 0], [3, 0], [1, 3]], device=device)
+    experts = ExpertWeights(source.take("w13", (8, 128, 64)), source.take("w2", (8, 64, 64)))
+    for num_tokens in (1, 40):
+        _check_tokens(arm, experts, source.take("x", (num_tokens, 64)) * 8)
+
+
+def _check_tokens(arm: ExpertsArm, experts: ExpertWeights, x_TM: torch.Tensor) -> None:
+    device = x_TM.device
+    weights_TA = torch.full((x_TM.shape[0], 2), 0.5, device=device)
+    ids_TA = torch.arange(2 * x_TM.shape[0], dtype=torch.int32, device=device).view(-1, 2) * 3 % 7
     advice = f"experts {arm} on {device.type} with torch {torch.__version__}"
     try:
         ours = EXPERTS[arm](x_TM, weights_TA, ids_TA, experts).float()
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(
-            f"{advice}: does not run ({reason}); install torch 2.11 or newer, or set experts looped"
-        ) from None
+        remedy = REMEDIES.get(arm, "install torch 2.11 or newer, or set experts looped")
+        raise SettingsError(f"{advice}: does not run ({reason}); {remedy}") from None
     theirs = run_reference(x_TM, weights_TA, ids_TA, experts).float()
     error_norm = float((ours - theirs).norm() / theirs.norm())
-    if not error_norm < (1e-4 if dtype == torch.float32 else 2e-2):
-        raise SettingsError(f"{advice}: wrong by {error_norm:.1e}; install another torch, or set experts looped")
+    if not error_norm < (1e-4 if x_TM.dtype == torch.float32 else 2e-2):
+        remedy = REMEDIES.get(arm, "install another torch, or set experts looped")
+        raise SettingsError(f"{advice}: wrong by {error_norm:.1e}; {remedy}")

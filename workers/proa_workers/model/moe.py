@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from proa_kernels.gate import GateSpec, gate, gate_ref
 
 from proa_workers.model.arms import Arms
 from proa_workers.model.config import ModelConfig, MoeConfig
@@ -41,30 +42,22 @@ class Gate:
     moe: MoeConfig
 
     def route(self, x_TM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights float32 [T, A] and expert ids int64 [T, A] (in no particular order)."""
-        logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM).float()
-        if self.moe.score == "softmax" and self.moe.renormalize:
-            # Softmax over the chosen logits equals softmax over all, then renormalised.
-            chosen_TA, ids_TA = logits_TE.topk(self.moe.top_k, sorted=False)
-            return chosen_TA.softmax(-1), ids_TA
-        scores_TE = logits_TE.softmax(-1) if self.moe.score == "softmax" else logits_TE.sigmoid()
-        choice_TE = scores_TE if self.bias_E is None else scores_TE + self.bias_E
-        if self.moe.num_groups > 1:
-            choice_TE = keep_best_groups(choice_TE, self.moe)
-        ids_TA = choice_TE.topk(self.moe.top_k, sorted=False).indices
-        weights_TA = scores_TE.gather(1, ids_TA)
-        if self.moe.renormalize:
-            weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
-        return weights_TA * self.moe.scale, ids_TA
+        """Weights float32 [T, A] and expert ids int32 [T, A], best first; one launch after the product on a GPU."""
+        logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM)
+        choose = gate if logits_TE.is_cuda else gate_ref
+        return choose(logits_TE, gate_spec(self.moe), self.bias_E)
 
 
-def keep_best_groups(choice_TE: torch.Tensor, moe: MoeConfig) -> torch.Tensor:
-    """Scores with -inf outside each token's `top_groups` best groups (DeepSeek's node-limited routing)."""
-    grouped = choice_TE.view(choice_TE.shape[0], moe.num_groups, -1)
-    rating = grouped.amax(-1) if moe.group_score == "max" else grouped.topk(2, dim=-1).values.sum(-1)
-    kept = rating.topk(moe.top_groups, sorted=False).indices
-    is_dropped = torch.ones_like(rating, dtype=torch.bool).scatter_(1, kept, False)
-    return grouped.masked_fill(is_dropped[..., None], float("-inf")).flatten(1)
+def gate_spec(moe: MoeConfig) -> GateSpec:
+    return GateSpec(
+        top_k=moe.top_k,
+        score=moe.score,
+        renormalize=moe.renormalize,
+        scale=moe.scale,
+        num_groups=moe.num_groups,
+        top_groups=moe.top_groups,
+        group_score=moe.group_score,
+    )
 
 
 @dataclass(frozen=True, slots=True)
