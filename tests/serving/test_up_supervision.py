@@ -259,7 +259,7 @@ async def test_when_the_visit_is_over_everything_stops(
     log: list[str] = []
     plan = _plan(tmp_path, process())
 
-    async def visit() -> None:
+    async def visit(_: Supervisor) -> None:
         log.append("visited")
         if error:
             raise error
@@ -275,7 +275,7 @@ async def test_when_the_visit_is_over_everything_stops(
 
 
 async def test_sigterm_during_the_visit_stops_everything(process: Callable[..., Process], tmp_path: Path) -> None:
-    async def visit() -> None:
+    async def visit(_: Supervisor) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
 

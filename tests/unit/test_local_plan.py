@@ -200,7 +200,7 @@ def test_a_pool_of_none_is_refused(number: str) -> None:
 
 def test_cluster_fields_are_named_in_one_line() -> None:
     spec = {"security": {"profile": "Rdma"}, "slo": {"ttftMs": 100}, "gateway": {"tls": {"secretName": "x"}}}
-    assert _plan(**spec).notes == ("used in a cluster only, ignored here: slo, gateway.tls, security",)
+    assert _plan(**spec).notes == ("used in a cluster only, ignored here: gateway.tls, security",)
     assert _plan().notes == ()
 
 

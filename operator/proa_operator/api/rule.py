@@ -48,10 +48,10 @@ class Breach:
     message: str
 
 
-def breaches(service: DisaggregatedService, rules: Iterable[Rule], *, is_local: bool = False) -> Iterator[Breach]:
-    """The rules that `service` breaks, in their order; `is_local` leaves out those of the cluster."""
+def breaches(root: Noun, rules: Iterable[Rule], *, is_local: bool = False) -> Iterator[Breach]:
+    """The rules that `root` breaks, in their order; `is_local` leaves out those of the cluster."""
     for rule in rules:
-        subject = _at(service, rule.path)
+        subject = _at(root, rule.path)
         applies = subject is not None and not (is_local and rule.is_cluster_only)
         if applies and not rule.holds(subject):
             yield Breach(field=_joined(rule.path, rule.field), message=rule.message)

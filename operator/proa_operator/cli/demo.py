@@ -49,7 +49,7 @@ def demo(
     console = Console()
     console.print(_summary(plan), soft_wrap=True, highlight=False, markup=False)
     view = PlainView(console)
-    asyncio.run(serve(plan, view, lambda: _show(plan, console, question, is_once=once)))
+    asyncio.run(serve(plan, view, lambda _: _show(plan, console, question, is_once=once)))
 
 
 async def _show(plan: LocalPlan, console: Console, question: str, *, is_once: bool) -> None:

@@ -50,6 +50,12 @@ Port = Annotated[
 DeviceChoice = Annotated[
     Device, typer.Option("--device", help="Where workers compute; auto takes a GPU if there is one.")
 ]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False, help="A PerformanceProfile, for spec.autoscaling; without one the autoscaler only recommends."
+    ),
+]
 StateDir = Annotated[
     Path | None,
     typer.Option(file_okay=False, help="Folder for log files.", show_default="~/.local/state/proa/NAME-PORT"),

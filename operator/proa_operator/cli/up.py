@@ -10,12 +10,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from proa_operator.api.performance_profile import PerformanceProfileSpec
 from proa_operator.cli import params
 from proa_operator.cli.local_options import local_options
+from proa_operator.local.autoscale import autoscale
+from proa_operator.local.autoscale_profile import load_profile
 from proa_operator.local.prepare import prepare
 from proa_operator.local.process import LocalPlan
 from proa_operator.local.prometheus import CONFIG
 from proa_operator.local.serve import serve
+from proa_operator.local.supervise import Supervisor
 from proa_operator.local.view import LiveView, PlainView, View
 
 
@@ -29,12 +33,14 @@ def up(
     port: params.Port = None,
     device: params.DeviceChoice = params.Device.AUTO,
     state_dir: params.StateDir = None,
+    profile: params.Profile = None,
     once: Annotated[bool, typer.Option("--once", help="Stop as soon as everything serves (exit code 0).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command lines and start nothing.")] = False,
 ) -> None:
     """Serve a manifest on this machine, without Kubernetes: one gateway and its workers as processes.
 
-    Workers that end are started again. The first Ctrl-C lets running requests finish, a second one does not.
+    Workers that end are started again; with spec.autoscaling their number follows the load. The first Ctrl-C lets
+    running requests finish, a second one does not.
     """
     options = local_options(
         prefill=prefill,
@@ -46,6 +52,7 @@ def up(
         device=device,
     )
     plan = prepare(file, options, state_dir)
+    known = load_profile(profile) if profile is not None else None
     if dry_run:
         _print_commands(plan)
         return
@@ -54,14 +61,20 @@ def up(
     view: View = LiveView(console, plan) if can_redraw else PlainView(console)
     for note in plan.notes:
         console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    asyncio.run(serve(plan, view, lambda: _while_serving(plan, view, is_once=once)))
+    asyncio.run(serve(plan, view, lambda supervisor: _while_serving(plan, view, supervisor, known, is_once=once)))
 
 
-async def _while_serving(plan: LocalPlan, view: View, *, is_once: bool) -> None:
+async def _while_serving(
+    plan: LocalPlan, view: View, supervisor: Supervisor, profile: PerformanceProfileSpec | None, *, is_once: bool
+) -> None:
     view.say(invitation(plan))
     view.say(_metrics(plan))
-    if not is_once:
+    if is_once:
+        return
+    if plan.scaling is None:
         await asyncio.Event().wait()
+    else:
+        await autoscale(plan, plan.scaling, profile, supervisor, view)
 
 
 def invitation(plan: LocalPlan) -> Text:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from proa_operator.api.autoscaling import Mode
 from proa_operator.api.service import DisaggregatedService, ServiceSpec, Topology
 from proa_operator.errors import PlanError
 from proa_operator.local.gateway import gateway_process, is_loopback, reachable
 from proa_operator.local.options import Options
-from proa_operator.local.process import LocalPlan, Role
+from proa_operator.local.process import LocalPlan, Process, Role, Scaling
 from proa_operator.local.programs import Programs
 from proa_operator.local.refusals import cluster_only, refuse
 from proa_operator.local.worker import worker_process
 from proa_operator.render.worker_flags import WorkerPorts
 
 _KV_MEMORY = "--kv-cache-memory"
+_POOLS = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.BOTH: "worker"}
 
 
 def plan(
@@ -33,19 +35,21 @@ def plan(
     refuse(spec)
     port = gateway_port(service, options)
     roles = worker_roles(spec, options)
-    workers = tuple(
-        worker_process(
+    most = max(len(roles), _most_workers(spec))
+
+    def make_worker(role: Role, idx: int) -> Process:
+        return worker_process(
             spec,
-            name=name,
+            name=f"{_POOLS[role]}-{idx}",
             role=role,
             program=programs.worker,
             model=model,
             ports=WorkerPorts.take(next_port),
             device=options.device,
-            env=_shares(options, idx, len(roles)),
+            env=_shares(options, _position(role, idx, spec, roles), most),
         )
-        for idx, (name, role) in enumerate(roles)
-    )
+
+    workers = tuple(make_worker(role, idx) for role, idx in roles)
     gateway = gateway_process(
         spec,
         program=programs.gateway,
@@ -62,8 +66,16 @@ def plan(
         url=f"http://{reachable(options.host)}:{port}",
         state_dir=state_dir,
         processes=(*workers, gateway),
-        notes=_notes(spec, options, len(roles)),
+        notes=_notes(spec, options, most),
+        scaling=Scaling(service=service, make_worker=make_worker, next_port=next_port, control_key=control_key)
+        if is_scaled(spec)
+        else None,
     )
+
+
+def is_scaled(spec: ServiceSpec) -> bool:
+    """Whether the autoscaler looks at the service."""
+    return spec.autoscaling.mode is not Mode.DISABLED
 
 
 def gateway_port(service: DisaggregatedService, options: Options) -> int:
@@ -71,15 +83,15 @@ def gateway_port(service: DisaggregatedService, options: Options) -> int:
     return options.port if options.port is not None else service.spec.gateway.port
 
 
-def worker_roles(spec: ServiceSpec, options: Options) -> list[tuple[str, Role]]:
-    """Names and roles of the workers. Raises PlanError for options that contradict the manifest."""
+def worker_roles(spec: ServiceSpec, options: Options) -> list[tuple[Role, int]]:
+    """Roles of the workers, and their numbers within the role. PlanError for options that contradict the manifest."""
     prefill = (
         options.prefill if options.prefill is not None else spec.pools.prefill.replicas if spec.pools.prefill else 0
     )
     decode = options.decode if options.decode is not None else spec.pools.decode.replicas
     if _is_aggregated(spec, options):
-        return _named("worker", Role.BOTH, prefill + decode if options.workers is None else options.workers)
-    return [*_named("prefill", Role.PREFILL, prefill), *_named("decode", Role.DECODE, decode)]
+        return _named(Role.BOTH, prefill + decode if options.workers is None else options.workers)
+    return [*_named(Role.PREFILL, prefill), *_named(Role.DECODE, decode)]
 
 
 def _is_aggregated(spec: ServiceSpec, options: Options) -> bool:
@@ -91,10 +103,22 @@ def _is_aggregated(spec: ServiceSpec, options: Options) -> bool:
     return is_one_pool
 
 
-def _named(pool: str, role: Role, number: int) -> list[tuple[str, Role]]:
+def _named(role: Role, number: int) -> list[tuple[Role, int]]:
     if number < 1:
+        pool = _POOLS[role]
         raise PlanError(f"the {pool} pool has no replicas: give it at least 1, in the manifest or on the command line")
-    return [(f"{pool}-{index}", role) for index in range(number)]
+    return [(role, index) for index in range(number)]
+
+
+def _most_workers(spec: ServiceSpec) -> int:
+    return spec.autoscaling.prefill.max + spec.autoscaling.decode.max if is_scaled(spec) else 0
+
+
+def _position(role: Role, idx: int, spec: ServiceSpec, roles: list[tuple[Role, int]]) -> int:
+    """Among all workers that there may be: GPUs are given in turn."""
+    if (role, idx) in roles:
+        return roles.index((role, idx))
+    return len(roles) + idx + (spec.autoscaling.prefill.max if role is Role.DECODE else 0)
 
 
 def _shares(options: Options, worker_idx: int, num_workers: int) -> tuple[tuple[str, str], ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from proa_operator.api.service import DisaggregatedService
 
 
 class Role(StrEnum):
@@ -14,6 +17,12 @@ class Role(StrEnum):
     DECODE = "decode"
     BOTH = "both"
     GATEWAY = "gateway"
+    METRICS = "metrics"
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether the gateway sends it requests."""
+        return self in (Role.PREFILL, Role.DECODE, Role.BOTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,13 @@ class GatewayServing:
 
     url: str
     num_workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpServing:
+    """Ready when `url` answers 200."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +67,7 @@ class Process:
     port: int
     """The port that its clients use."""
     metrics_url: str
-    ready: GrpcServing | GatewayServing
+    ready: GrpcServing | GatewayServing | HttpServing
     needs: tuple[str, ...] = ()
     """Names of processes that must be ready before this one starts; it stops before them."""
     drain_seconds: float
@@ -73,3 +89,17 @@ class LocalPlan:
     processes: tuple[Process, ...]
     notes: tuple[str, ...] = ()
     """What the user should know before the start, one line each."""
+    scaling: Scaling | None = None
+    """Absent: the numbers of workers stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What it takes to change the numbers of workers at run time."""
+
+    service: DisaggregatedService
+    make_worker: Callable[[Role, int], Process]
+    """A worker of a role with this number in its name, on free ports."""
+    next_port: Callable[[], int]
+    control_key: str
+    """Lets us add and remove workers at the gateway."""

@@ -6,7 +6,7 @@ import grpc
 import grpc.aio
 import httpx
 
-from proa_operator.local.process import GatewayServing, GrpcServing, IdleGauge
+from proa_operator.local.process import GatewayServing, GrpcServing, HttpServing, IdleGauge
 from proa_operator.local.scrape import gauge_total
 
 ASK_SECONDS = 2.0
@@ -14,10 +14,12 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}, by hand: two bytes do not need another package
 
 
-async def is_ready(sign: GrpcServing | GatewayServing) -> bool:
+async def is_ready(sign: GrpcServing | GatewayServing | HttpServing) -> bool:
     """Whether the process behind `sign` serves now; an unreachable one does not."""
     if isinstance(sign, GrpcServing):
         return await _is_grpc_serving(sign.address)
+    if isinstance(sign, HttpServing):
+        return await _answers(sign.url)
     return await _has_healthy_workers(sign)
 
 
@@ -39,6 +41,14 @@ async def _is_grpc_serving(address: str) -> bool:
         except grpc.aio.AioRpcError:
             return False
     return answer == _SERVING
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False) as client:
+            return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 async def _has_healthy_workers(sign: GatewayServing) -> bool:

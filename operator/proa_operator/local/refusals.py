@@ -17,8 +17,6 @@ _CLUSTER_ONLY: tuple[tuple[str, ...], ...] = (
     ("engine", "image"),
     ("model", "cache"),
     ("model", "tokenSecretRef"),
-    ("slo",),
-    ("autoscaling",),
     ("rollout",),
     ("health",),
     ("gateway", "tls"),

@@ -13,7 +13,7 @@ from proa_operator.local.supervise import Supervisor
 from proa_operator.local.view import View
 
 
-async def serve(plan: LocalPlan, view: View, while_serving: Callable[[], Awaitable[None]]) -> None:
+async def serve(plan: LocalPlan, view: View, while_serving: Callable[[Supervisor], Awaitable[None]]) -> None:
     """Starts all processes, awaits `while_serving` once all serve, then stops; SIGINT and SIGTERM stop at any time.
 
     Raises ProaError of a process that could not be started, and whatever `while_serving` raises.
@@ -39,9 +39,9 @@ async def serve(plan: LocalPlan, view: View, while_serving: Callable[[], Awaitab
             raise end
 
 
-async def _visit(supervisor: Supervisor, while_serving: Callable[[], Awaitable[None]]) -> None:
+async def _visit(supervisor: Supervisor, while_serving: Callable[[Supervisor], Awaitable[None]]) -> None:
     await supervisor.serving()
-    await while_serving()
+    await while_serving(supervisor)
 
 
 def _stop(supervisor: Supervisor, view: View) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from proa_operator.errors import PlanError
@@ -19,15 +20,12 @@ class Supervisor:
         self, plan: LocalPlan, on_change: Callable[[Child, str], None], *, backoff: Backoff | None = None
     ) -> None:
         """Raises PlanError when no log file can be written."""
-        self.children = {
-            process.name: Child(
-                process, log_path=plan.state_dir / f"{process.name}.log", on_change=on_change, backoff=backoff
-            )
-            for process in plan.processes
-        }
+        self._state_dir, self._on_change, self._backoff = plan.state_dir, on_change, backoff
+        self.children = {process.name: self._child(process) for process in plan.processes}
         _make_logs(plan.state_dir, [child.log_path for child in self.children.values()])
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._lives: dict[str, asyncio.Task[None]] = {}
 
     @property
     def is_stopping(self) -> bool:
@@ -39,6 +37,29 @@ class Supervisor:
         if self._stop_asked.is_set():
             self._hurry.set()
         self._stop_asked.set()
+
+    def add(self, process: Process, *, needed_by: str = "") -> None:
+        """Start one more process, beside those of the plan; it stops after the one that needs it. PlanError: no log."""
+        child = self._child(process)
+        _make_logs(self._state_dir, [child.log_path])
+        self.children[process.name] = child
+        if needed_by:
+            other = self.children[needed_by]
+            other.process = replace(other.process, needs=(*other.process.needs, process.name))
+        self._begin(child)
+
+    async def remove(self, name: str) -> None:
+        """Drain and stop one process for good."""
+        child, life = self.children[name], self._lives.pop(name)
+        await child.stop(self._hurry)
+        life.cancel()
+        await asyncio.gather(life, return_exceptions=True)
+        if self._stop_asked.is_set():
+            return
+        del self.children[name]
+        for other in self.children.values():
+            kept = tuple(need for need in other.process.needs if need != name)
+            other.process = replace(other.process, needs=kept)
 
     async def serving(self) -> None:
         """Returns once every process serves."""
@@ -53,19 +74,33 @@ class Supervisor:
 
     async def run(self) -> None:
         """Runs everything until a stop is asked for. Raises ProaError of the process that could not be started."""
-        lives = [asyncio.create_task(self._live(child)) for child in self.children.values()]
-        asked = asyncio.create_task(self._stop_asked.wait())
+        for child in self.children.values():
+            self._begin(child)
         try:
-            await asyncio.wait([*lives, asked], return_when=asyncio.FIRST_COMPLETED)
+            await self._stop_asked.wait()
         finally:
             self._stop_asked.set()
+            lives = list(self._lives.values())
             for wave in stop_waves([child.process for child in self.children.values()]):
                 await asyncio.gather(*(self.children[name].stop(self._hurry) for name in wave))
             results = await asyncio.gather(*lives, return_exceptions=True)
-            await asked
         for failure in results:
             if isinstance(failure, BaseException):
                 raise failure
+
+    def _child(self, process: Process) -> Child:
+        log_path = self._state_dir / f"{process.name}.log"
+        return Child(process, log_path=log_path, on_change=self._on_change, backoff=self._backoff)
+
+    def _begin(self, child: Child) -> None:
+        life = asyncio.create_task(self._live(child))
+        self._lives[child.process.name] = life
+        life.add_done_callback(self._ended)
+
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        """One that ends while it should live ends all the others."""
+        if life in self._lives.values():
+            self._stop_asked.set()
 
     async def _live(self, child: Child) -> None:
         needed = asyncio.create_task(self._serving(child.process.needs))

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from proa_operator.local.child import Child
-from proa_operator.local.process import LocalPlan, Role
+from proa_operator.local.process import LocalPlan
 from proa_operator.local.scrape import WorkerLoad, worker_load
 from proa_operator.local.table import Row, describe, table
 
@@ -30,7 +30,7 @@ class View(Protocol):
         """Something else that the user should read."""
 
     async def follow(self, children: Iterable[Child]) -> None:
-        """Runs beside the processes until it is cancelled."""
+        """Shows `children`, which may become more and fewer. Runs beside the processes until it is cancelled."""
 
 
 class PlainView:
@@ -58,7 +58,7 @@ class LiveView:
     def __init__(self, console: Console, plan: LocalPlan) -> None:
         self._console = console
         self._plan = plan
-        self._children: list[Child] = []
+        self._children: Iterable[Child] = ()
         self._loads: dict[str, WorkerLoad | None] = {}
         self._live = Live(console=console, auto_refresh=False, transient=False)
 
@@ -71,7 +71,7 @@ class LiveView:
         self._live.console.print(text, highlight=False, markup=False)
 
     async def follow(self, children: Iterable[Child]) -> None:
-        self._children = list(children)
+        self._children = children
         with self._live:
             async with httpx.AsyncClient(timeout=REFRESH_SECONDS, trust_env=False) as client:
                 while True:
@@ -79,7 +79,7 @@ class LiveView:
                     await asyncio.gather(asyncio.sleep(REFRESH_SECONDS), *self._scrapes(client))
 
     def _scrapes(self, client: httpx.AsyncClient) -> list[asyncio.Task[None]]:
-        workers = [child for child in self._children if child.process.role is not Role.GATEWAY]
+        workers = [child for child in self._children if child.process.role.is_worker]
         return [asyncio.create_task(self._scrape(client, child)) for child in workers]
 
     async def _scrape(self, client: httpx.AsyncClient, child: Child) -> None:
