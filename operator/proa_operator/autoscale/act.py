@@ -53,7 +53,11 @@ def act(memory: Memory, signals: Signals, config: Config) -> tuple[Targets, Memo
     if reason in (Reason.UP, Reason.WAKE):
         memory = replace(memory, up_at=signals.now)
     elif reason in (Reason.DOWN, Reason.SLEEP):
-        memory = replace(memory, down_at=signals.now)
+        memory = replace(
+            memory,
+            prefill_down_at=signals.now if wanted.prefill < present.prefill else memory.prefill_down_at,
+            decode_down_at=signals.now if wanted.decode < present.decode else memory.decode_down_at,
+        )
     return wanted, memory, reason
 
 
@@ -68,12 +72,14 @@ def _wanted(memory: Memory, signals: Signals, config: Config, present: Targets) 
     up = _up(memory, signals, config, present)
     if up != present:
         return up, Reason.WAKE if not present.decode else Reason.UP
-    down = _down(memory, config, present)
-    if down == present:
+    down, is_paused = _down(memory, signals, config, present)
+    if down == present and not is_paused:
         return present, _why_not_up(memory, signals, config, present)
     obstacle = _obstacle_to_shrink(memory, signals, config)
     if obstacle is not None:
         return present, obstacle
+    if down == present:
+        return present, Reason.PAUSED
     return down, Reason.SLEEP if not down.decode else Reason.DOWN
 
 
@@ -99,24 +105,31 @@ def _why_not_up(memory: Memory, signals: Signals, config: Config, present: Targe
     return Reason.WARMING if is_warming else Reason.STEADY
 
 
-def _down(memory: Memory, config: Config, present: Targets) -> Targets:
-    """One step of one pool: the one with more to spare. To sleep, both pools go together."""
+def _down(memory: Memory, signals: Signals, config: Config, present: Targets) -> tuple[Targets, bool]:
+    """One step of one pool: the one with more to spare whose pause is over. To sleep, both pools go together.
+
+    The flag: a pool could shrink, but for its pause.
+    """
     prefill = min(present.prefill, max(wish.roomy_prefill for wish in memory.wishes))
     decode = min(present.decode, max(wish.roomy_decode for wish in memory.wishes))
     if not decode and not prefill:
-        return Targets(prefill=0, decode=0)
+        return Targets(prefill=0, decode=0), False
     prefill, decode = max(prefill, min(1, present.prefill)), max(1, decode)
-    spare_prefill = (present.prefill - prefill) / max(1, present.prefill)
-    spare_decode = (present.decode - decode) / present.decode if present.decode else 0.0
-    for is_prefill in (spare_prefill >= spare_decode, spare_prefill < spare_decode):
-        step = (
-            replace(present, prefill=_stepped(present.prefill, prefill, config))
-            if is_prefill
-            else replace(present, decode=_stepped(present.decode, decode, config))
-        )
-        if step != present and _keeps_ratio(step, config):
-            return step
-    return present
+    fewer = (
+        replace(present, prefill=_stepped(present.prefill, prefill, config)),
+        replace(present, decode=_stepped(present.decode, decode, config)),
+    )
+    spares = (1.0 - prefill / max(1, present.prefill), 1.0 - decode / max(1, present.decode))
+    steps = zip(spares, fewer, (memory.prefill_down_at, memory.decode_down_at), strict=True)
+    pause = config.policy.down_pause_fraction * config.policy.down_window_seconds
+    is_paused = False
+    for _, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
+        if step == present or not _keeps_ratio(step, config):
+            continue
+        if at is None or signals.now - at >= pause:
+            return step, False
+        is_paused = True
+    return present, is_paused
 
 
 def _stepped(present: int, wanted: int, config: Config) -> int:
@@ -141,8 +154,6 @@ def _obstacle_to_shrink(memory: Memory, signals: Signals, config: Config) -> Rea
     startup = max(config.prefill.startup, config.decode.startup)
     if memory.up_at is not None and now - memory.up_at < policy.settle_startups * startup:
         return Reason.SETTLING
-    if memory.down_at is not None and now - memory.down_at < policy.down_pause_fraction * policy.down_window_seconds:
-        return Reason.PAUSED
     return None
 
 

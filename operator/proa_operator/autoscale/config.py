@@ -63,13 +63,13 @@ class Policy:
     down_window_seconds: float
     pin_seconds: float
     down_pause_fraction: float = 0.4
-    """Of the down window: pause between two steps down (120 s of 300 s)."""
+    """Of the down window: pause between two steps down of a pool (120 s of 300 s)."""
     down_share: float = 0.25
     """Of a pool: most that one step down takes, and always at least one group."""
     down_slack: float = 0.2
-    """Growth of the demand that the smaller pools must still bear."""
+    """Part of both objectives that the smaller pools must leave free."""
     drain_seconds: float = 10.0
-    """Within this, or within twice the TTFT objective, a backlog has to be gone."""
+    """Within this, twice the TTFT objective, or a start-up, whichever is longest, a backlog has to be gone."""
     settle_startups: float = 1.5
     """Start-up times after a step up within which nothing shrinks."""
     min_samples: int = 20

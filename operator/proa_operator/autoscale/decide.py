@@ -15,7 +15,8 @@ from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.solve import Prediction, Solution, predict, solve
 
 RECORD_VERSION = 1
-_FORECAST_SAMPLES = 12
+_FORECAST_SAMPLES = 20
+_SMOOTH_SAMPLES = 8
 _FORECAST_SECONDS = 300.0
 
 
@@ -70,10 +71,29 @@ def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     demand = demand_of(signals, forecast_of(rates, min(horizon, _FORECAST_SECONDS)), lengths, config)
     model = update(model, signals, demand, config)
     solution = solve(_awake(demand, signals), model, config, signals)
+    roomy = _roomy(rates, signals, demand, model, config)
+    wish = Wish(
+        at=signals.now,
+        prefill=solution.prefill,
+        decode=solution.decode,
+        roomy_prefill=roomy.prefill,
+        roomy_decode=roomy.decode,
+    )
     memory = replace(
         memory,
         since=signals.now if memory.since is None else memory.since,
-        wishes=_wishes(memory, signals, config, _wish(signals, demand, model, config, solution)),
+        wishes=_wishes(memory, signals, config, wish),
+            memory,
+            signals,
+            config,
+            Wish(
+                at=signals.now,
+                prefill=solution.prefill,
+                decode=solution.decode,
+                roomy_prefill=roomy.prefill,
+                roomy_decode=roomy.decode,
+            ),
+        ),
         rates=rates,
         lengths=lengths if signals.histogram else memory.lengths,
         model=model,
@@ -107,16 +127,15 @@ def _blind(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     return outcome, memory
 
 
-def _wish(signals: Signals, demand: Demand, model: GroupModel, config: Config, solution: Solution) -> Wish:
-    grown = replace(demand, requests_per_second=demand.requests_per_second * (1.0 + config.policy.down_slack))
-    roomy = solve(_awake(grown, signals), model, config, signals)
-    return Wish(
-        at=signals.now,
-        prefill=solution.prefill,
-        decode=solution.decode,
-        roomy_prefill=roomy.prefill,
-        roomy_decode=roomy.decode,
-    )
+def _roomy(
+    rates: tuple[tuple[float, float], ...], signals: Signals, demand: Demand, model: GroupModel, config: Config
+) -> Solution:
+    """What the service may shrink to: objectives with room, for the mean of the last rates, which is less noisy."""
+    recent = [rate for _, rate in rates[-_SMOOTH_SAMPLES:]]
+    smooth = demand_of(signals, sum(recent) / len(recent), demand.lengths, config)
+    keep = 1.0 - config.policy.down_slack
+    slo = replace(config.slo, ttft_seconds=keep * config.slo.ttft_seconds, itl_seconds=keep * config.slo.itl_seconds)
+    return solve(_awake(smooth, signals), model, replace(config, slo=slo), signals)
 
 
 def _awake(demand: Demand, signals: Signals) -> Demand:

@@ -64,7 +64,8 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     So saturation shows although completions, and with them all output-side rates, stay at the capacity.
     """
     mean_prompt = sum(bucket.weight * bucket.prompt_tokens for bucket in lengths)
-    drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds)
+    startup = max(config.prefill.startup, config.decode.startup)
+    drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds, startup)
     backlog = signals.backlog_tokens / mean_prompt / drain
     return Demand(
         requests_per_second=max(0.0, forecast) + max(0.0, backlog),
@@ -74,19 +75,23 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
 
 
 def forecast_of(rates: tuple[tuple[float, float], ...], horizon_seconds: float) -> float:
-    """Rate after `horizon_seconds`: a straight line through the (seconds, rate) samples, where it is sure to rise.
-
-    Least squares; the slope counts less twice its standard error, so that noise forecasts nothing. It never lowers the
-    last rate: shrinking has windows of its own.
+    """Rate after `horizon_seconds` when it goes on rising as it surely did: in the older half of the samples and in the
+    newer one. A step rises in one of them only, and noise rarely in both. The last rate is never lowered: shrinking has
+    windows of its own.
     """
-    last = rates[-1][1]
+    middle = len(rates) // 2
+    if middle < 4:
+        return rates[-1][1]
+    rise = min(_sure_slope(rates[:middle]), _sure_slope(rates[middle:]))
+    return rates[-1][1] + max(0.0, rise) * horizon_seconds
+
+
+def _sure_slope(rates: tuple[tuple[float, float], ...]) -> float:
+    """Of the least-squares line, less its standard error."""
     count = len(rates)
-    if count < 4:
-        return last
     mean_at = sum(at for at, _ in rates) / count
     mean_rate = sum(rate for _, rate in rates) / count
     spread = sum((at - mean_at) ** 2 for at, _ in rates)
     slope = sum((at - mean_at) * (rate - mean_rate) for at, rate in rates) / spread
     errors = sum((rate - mean_rate - slope * (at - mean_at)) ** 2 for at, rate in rates)
-    sure = slope - 2.0 * math.sqrt(errors / (count - 2) / spread)
-    return last + max(0.0, sure) * horizon_seconds
+    return slope - math.sqrt(errors / (count - 2) / spread)

@@ -38,8 +38,9 @@ class Memory:
     """Last seen lengths, for times without requests."""
     up_at: float | None = None
     """Last step up."""
-    down_at: float | None = None
-    """Last step down."""
+    prefill_down_at: float | None = None
+    """Last step down of the prefill pool."""
+    decode_down_at: float | None = None
     model: GroupModel | None = None
 
 
