@@ -25,13 +25,12 @@ from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_process import Doubles
 
 ROOT = Path(__file__).resolve().parents[2]
-BED = BedSettings(lease_seconds=200, node_grace_seconds=600, client_qps=5000)
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
 
 async def measure(scale: Scale, *, seed: int, up_seconds: float) -> Row:
     """All phases; TimeoutError or BedError when the cluster does not come up."""
-    with ControlPlane(BED) as bed, Doubles() as doubles:
+    with ControlPlane(bed_settings(scale)) as bed, Doubles() as doubles:
         apply_kinds(bed)
         bed.kubectl("create", "namespace", "proa-system")
         operator = operator_for(bed, "operator-a")
@@ -53,6 +52,11 @@ async def measure(scale: Scale, *, seed: int, up_seconds: float) -> Row:
                 return {**provenance(scale, seed), **await measure_all(stage, seed)}
             finally:
                 stage.operator.stop()
+
+
+def bed_settings(scale: Scale) -> BedSettings:
+    """Leases of played nodes live as long as at 2000 nodes, clients hold nothing back, and each claim has a volume."""
+    return BedSettings(lease_seconds=200, node_grace_seconds=600, client_qps=5000, num_volumes=scale.services)
 
 
 async def measure_all(stage: Stage, seed: int) -> Row:

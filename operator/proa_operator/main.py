@@ -69,10 +69,9 @@ async def _watch(runtime: Runtime, settings: Settings, stop: asyncio.Event) -> N
         stop.set()
 
     quiet_kopf()
-    kinds = runtime.watched_kinds()
     await kopf.operator(
-        registry=registry_for(kinds, runtime.on_event, end),
-        settings=settings_for(kinds, sees_all_pods=runtime.sees_nodes and not settings.namespaces),
+        registry=registry_for(runtime.on_event, end, sees_events=runtime.sees_events),
+        settings=settings_for(),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,

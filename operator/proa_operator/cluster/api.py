@@ -19,7 +19,10 @@ from proa_operator.cluster.kinds import Kind
 Json = dict[str, Any]
 _READ_SECONDS = 30.0
 _WRITE_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
+_SILENT_SECONDS = 90.0  # bookmarks come every minute
 _PAGE = 500
+_PRECONDITION_FAILED = ("test failed", "metadata.uid: Invalid value")
 _AGENT = {"User-Agent": names.MANAGER}
 
 
@@ -53,12 +56,14 @@ class Api:
     def __init__(self, connection: Connection, may_write: Callable[[], float] = free_to_write) -> None:
         self._connection = connection
         self._session: aiohttp.ClientSession | None = None
+        self._watches: aiohttp.ClientSession | None = None
         self.may_write = may_write
 
     async def close(self) -> None:
-        """End the session."""
-        if self._session is not None:
-            await self._session.close()
+        """End the sessions."""
+        for session in (self._session, self._watches):
+            if session is not None:
+                await session.close()
 
     async def get(self, ref: Ref) -> Json:
         """The object."""
@@ -81,6 +86,31 @@ class Api:
                 return
             page["continue"] = token
 
+    async def watch(
+        self, kind: Kind, namespace: str, query: Mapping[str, str], *, version: int, seconds: float
+    ) -> AsyncIterator[Json]:
+        """What changes after `version`, as {"type", "object"}, until the server ends the stream after `seconds`.
+
+        A stream that is silent for longer than bookmarks are apart is taken for dead.
+        """
+        if self._watches is None:
+            self._watches = self._connection.session(most_connections=0)
+        own = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(round(seconds))}
+        params, path = {**query, **own, "resourceVersion": str(version)}, kind.path(namespace)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        headers = {**_AGENT, **self._connection.headers(time.monotonic())}
+        try:
+            async with self._watches.get(
+                self._connection.server + path, params=params, headers=headers, timeout=timeout
+            ) as answer:
+                metrics.API_REQUESTS.labels(verb="watch", kind=kind.name, code=str(answer.status)).inc()
+                if answer.status >= 400:
+                    raise _refusal(answer.status, await answer.text())
+                async for line in _lines(answer.content):
+                    yield json.loads(line)
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise Unreachable(f"watch {path}: {type(error).__name__} {error}") from None
+
     async def apply(self, ref: Ref, body: Json, *, manager: str) -> Json:
         """Server-side apply; what others own of it becomes ours."""
         query = {"fieldManager": manager, "force": "true"}
@@ -88,23 +118,15 @@ class Api:
 
     async def json_patch(self, ref: Ref, patch: list[Json], *, manager: str = names.MANAGER) -> Json:
         """JSON patch; Conflict when one of its tests fails."""
-        query = {"fieldManager": manager}
-        try:
-            return await self._write("PATCH", ref, patch, content="application/json-patch+json", query=query)
-        except Refused as error:
-            if "test failed" in error.message:
-                raise Conflict(error.status, error.reason, error.message) from None
-            raise
+        return await self._patch(ref, patch, "json-patch", manager)
 
     async def merge_patch(self, ref: Ref, patch: Json, *, manager: str) -> Json:
-        """JSON merge patch. A uid in it is a precondition."""
-        query = {"fieldManager": manager}
-        return await self._write("PATCH", ref, patch, content="application/merge-patch+json", query=query)
+        """JSON merge patch. A uid in it is a precondition: Conflict for another object of that name."""
+        return await self._patch(ref, patch, "merge-patch", manager)
 
     async def strategic_patch(self, ref: Ref, patch: Json) -> Json:
-        """Strategic merge patch: conditions merge by type. A uid in it is a precondition."""
-        query = {"fieldManager": names.MANAGER}
-        return await self._write("PATCH", ref, patch, content="application/strategic-merge-patch+json", query=query)
+        """Strategic merge patch: conditions merge by type. A uid in it is a precondition, as in `merge_patch`."""
+        return await self._patch(ref, patch, "strategic-merge-patch", names.MANAGER)
 
     async def create(self, ref: Ref, body: Json) -> Json:
         """Conflict when it is there already."""
@@ -125,6 +147,16 @@ class Api:
         if uid:
             options["preconditions"] = {"uid": uid}
         return await self._write("DELETE", ref, options)
+
+    async def _patch(self, ref: Ref, patch: Json | list[Json], kind: str, manager: str) -> Json:
+        """The API server calls a failed precondition invalid, and it is not the write that is wrong."""
+        content, query = f"application/{kind}+json", {"fieldManager": manager}
+        try:
+            return await self._write("PATCH", ref, patch, content=content, query=query)
+        except Refused as error:
+            if any(words in error.message for words in _PRECONDITION_FAILED):
+                raise Conflict(error.status, error.reason, error.message) from None
+            raise
 
     async def _write(
         self,
@@ -178,6 +210,15 @@ class Api:
 
 
 _VERBS = {"PATCH": "patch", "POST": "create", "PUT": "update", "DELETE": "delete"}
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; `content` itself refuses those that are longer than its buffer, and objects are."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
 
 
 def _refusal(status: int, text: str) -> Exception:

@@ -93,7 +93,18 @@ class Backlog(Generic[K]):
 
     def next_due(self) -> float | None:
         """When a key that does not run is next due."""
-        return min((when for key, when in self._due.items() if key not in self._running), default=None)
+        blocked: list[tuple[float, int, K]] = []
+        while self._heap:
+            when, _, key = self._heap[0]
+            if self._due.get(key) == when and key not in self._running:
+                break
+            entry = heapq.heappop(self._heap)
+            if self._due.get(key) == when:
+                blocked.append(entry)
+        found = self._heap[0][0] if self._heap else None
+        for entry in blocked:
+            heapq.heappush(self._heap, entry)
+        return found
 
     def depth(self, now: float) -> int:
         """Keys that are due."""

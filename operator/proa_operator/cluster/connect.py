@@ -43,9 +43,9 @@ class Connection:
         self._read_at = 0.0
         self.server = self._info.server.rstrip("/")
 
-    def session(self) -> aiohttp.ClientSession:
-        """Open; the caller closes it."""
-        connector = aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=64)
+    def session(self, most_connections: int = 64) -> aiohttp.ClientSession:
+        """Open; the caller closes it. 0 is any number of connections."""
+        connector = aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=most_connections)
         return aiohttp.ClientSession(connector=connector)
 
     def headers(self, now: float) -> dict[str, str]:

@@ -23,6 +23,7 @@ class NodeView:
         self._residents: dict[str, Counter[ServiceKey]] = {}
         self._waiting: Counter[ServiceKey] = Counter()
         self._unbound: Counter[ServiceKey] = Counter()
+        self._num_unbound = 0
         self._states: dict[str, NodeState] = {}
         self.states: Mapping[str, NodeState] = MappingProxyType(self._states)
 
@@ -37,7 +38,7 @@ class NodeView:
         return set(self._residents.get(name, ())) | set(self._waiting)
 
     def put_pod(self, pod: tuple[str, str], service: ServiceKey, facts: PodFacts | None) -> set[ServiceKey]:
-        """A pod (namespace, name) came, changed or went. Returns who waits for room, when it took or gave some."""
+        """A pod (namespace, name) came, changed or went. Returns who waits for room, when it gave some back."""
         old = self._pods.pop(pod, None)
         if old is not None:
             self._count(*old, sign=-1)
@@ -49,11 +50,11 @@ class NodeView:
             return set()
         for node in {before[0], after[0]} - {""}:
             self._refresh(node)
-        return set(self._waiting)
+        return set(self._waiting) if before[1] else set()
 
     def unbound_besides(self, service: ServiceKey) -> int:
         """Ungated pods of other services that have no node yet."""
-        return self._unbound.total() - self._unbound[service]
+        return self._num_unbound - self._unbound.get(service, 0)
 
     def _count(self, service: ServiceKey, facts: PodFacts, *, sign: int) -> None:
         node, requests = _taken(facts)
@@ -69,6 +70,7 @@ class NodeView:
             _add(self._waiting, service, sign)
         elif facts.membership is not None and not facts.is_over and not facts.is_terminating:
             _add(self._unbound, service, sign)
+            self._num_unbound += sign
 
     def _refresh(self, name: str) -> None:
         facts = self._facts.get(name)

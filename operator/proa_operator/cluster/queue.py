@@ -43,8 +43,10 @@ class Queue:
         self._backlog.forget(key)
 
     def age(self) -> float:
-        """Seconds that the most delayed service waits or runs."""
-        return self._backlog.age(asyncio.get_running_loop().time())
+        """Seconds that the most delayed service waits or runs. Tells the metrics how many wait."""
+        now = asyncio.get_running_loop().time()
+        metrics.QUEUE_DEPTH.set(self._backlog.depth(now))
+        return self._backlog.age(now)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -64,7 +66,6 @@ class Queue:
                     await self._news.wait()
             except TimeoutError:
                 continue
-        metrics.QUEUE_DEPTH.set(self._backlog.depth(loop.time()))
         return found
 
     async def _one(self, key: ServiceKey, due: float, slots: asyncio.Semaphore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -54,12 +54,19 @@ class Reconciler:
         sees_nodes: bool,
         downloads: Downloads,
         pod_refusals: PodRefusals,
+        confirm: Callable[[ServiceKey], Awaitable[None]],
     ) -> None:
         self._cache, self._workers, self._actor, self._statuses = cache, workers, actor, statuses
         self._election, self.planner, self._clock, self._wake_after = election, planner, clock, wake_after
         self._sees_nodes, self._downloads, self._pod_refusals = sees_nodes, downloads, pod_refusals
+        self._confirm = confirm
         self._reader = Reader()
+        self._doubted: set[ServiceKey] = set()
         self._resyncs: set[ServiceKey] = set()
+
+    def doubt(self, keys: Iterable[ServiceKey]) -> None:
+        """Each of these is read from the API server once before the first write to it."""
+        self._doubted = set(keys)
 
     def resync(self, keys: list[ServiceKey], within_seconds: float) -> None:
         """Each of these once asks for all of its objects to be looked at, spread over some time."""
@@ -73,6 +80,7 @@ class Reconciler:
         if service is None:
             self._actor.applier.forget(key)
             self._resyncs.discard(key)
+            self._doubted.discard(key)
             return
         assert isinstance(service.facts, ServiceFacts)
         if service.facts.is_deleting:
@@ -80,14 +88,24 @@ class Reconciler:
         reign = self._election.transitions
         self._election.check(reign)
         scope = Scope.of(service, self._cache.children(key))
-        started = asyncio.get_running_loop().time()
-        try:
-            plan = self.planner(observe(service, scope.children.values(), self._surroundings(key, scope), self._reader))
-        except RenderError as error:
-            await self._statuses.write(scope, refused_status(service, str(error), _stamp(self._clock())))
+        plan = self._plan(key, scope)
+        if key in self._doubted and (plan.actions or self._statuses.is_news(scope, plan.status)):
+            await self._confirm(key)
+            self._doubted.discard(key)
+            await self.reconcile(key, due)
             return
-        metrics.PLAN_SECONDS.observe(asyncio.get_running_loop().time() - started)
         await self._carry_out(plan, scope, reign, due)
+
+    def _plan(self, key: ServiceKey, scope: Scope) -> Plan:
+        started = asyncio.get_running_loop().time()
+        around = self._surroundings(key, scope)
+        try:
+            plan = self.planner(observe(scope.service, scope.children.values(), around, self._reader))
+        except RenderError as error:
+            status = refused_status(scope.service, str(error), _stamp(around.now))
+            return Plan(actions=(), status=status, wake_at=None)
+        metrics.PLAN_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        return plan
 
     async def _carry_out(self, plan: Plan, scope: Scope, reign: int, due: float) -> None:
         """The status tells what was observed, so it is written also when an action fails."""

@@ -32,6 +32,7 @@ from proa_operator.cluster.service_metrics import ServiceMetrics
 from proa_operator.cluster.status import StatusWriter
 from proa_operator.cluster.sync import Sync
 from proa_operator.cluster.ticker import Tempo, Ticker
+from proa_operator.cluster.watch import Watch
 from proa_operator.cluster.worker_admin import WorkerAdmin
 from proa_operator.cluster.workers import Workers
 from proa_operator.errors import ServeError
@@ -59,7 +60,9 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._found = Discovered()
         self._reign = 0
-        """Number of the reign for which everything was read; nothing is planned before."""
+        """Number of the reign whose doubts are known; nothing is planned before."""
+        self._lately: dict[ServiceKey, None] = {}
+        """Services with news while another replica leads, the latest last."""
         self.cache = Cache(self._on_news)
         self.pod_refusals = PodRefusals(self.cache)
         self.downloads = Downloads(self.cache, lambda key: self._on_news({key}))
@@ -94,6 +97,7 @@ class Runtime:
             sees_nodes=self._found.sees_nodes,
             downloads=self.downloads,
             pod_refusals=self.pod_refusals,
+            confirm=lambda key: self._sync.confirm(key),
         )
         self._ticker = Ticker(
             self.cache,
@@ -109,8 +113,14 @@ class Runtime:
         REGISTRY.register(service_metrics)
         self._stack.callback(REGISTRY.unregister, service_metrics)
         await serve_metrics(self._stack, self._settings.metrics_port)
-        for work in (self.queue.run(), self._ticker.run(), self.election.run()):
+        for work in (self.queue.run(), self._ticker.run(), self.election.run(), *self._watches()):
             self._spawn(work)
+
+    def _watches(self) -> list[Coroutine[Any, Any, None]]:
+        """Of all kinds but those that come and go, and the one that kopf watches."""
+        kinds = [kind for kind in self._kinds() if not kind.is_optional and kind is not SERVICE]
+        parts = self._sync.parts(*kinds)
+        return [Watch(self.api, self._sync, kind, namespace, self.on_event).run() for kind, namespace in parts]
 
     async def stop(self) -> None:
         """Ends all parts, and gives the lease back when nothing is written any more. May be called again."""
@@ -138,16 +148,16 @@ class Runtime:
     def _on_news(self, concerned: set[ServiceKey]) -> None:
         if self.election.is_leader:
             self.queue.add(*concerned)
-
-    def watched_kinds(self) -> tuple[Kind, ...]:
-        """Those that kopf has to watch."""
-        kinds = tuple(kind for kind in self._kinds() if not kind.is_optional)
-        return (*kinds, EVENT) if self._found.sees_events else kinds
+            return
+        for key in concerned:
+            self._lately.pop(key, None)
+            if self.cache.get(SERVICE, *key) is not None:
+                self._lately[key] = None
 
     @property
-    def sees_nodes(self) -> bool:
-        """Whether this operator may see nodes."""
-        return self._found.sees_nodes
+    def sees_events(self) -> bool:
+        """Whether this operator may see Events."""
+        return self._found.sees_events
 
     async def _discover(self) -> Discovered:
         return await discover(self.api, self._settings.namespaces)
@@ -171,13 +181,19 @@ class Runtime:
             self._spawn(self._take_over(), is_endless=False)
 
     async def _take_over(self) -> None:
-        """Read everything once more, as a watch may be behind what the last leader wrote; then plan every service."""
-        started = time.monotonic()
-        await _persistently(self._sync.run)
-        self._reign = self.election.transitions
-        self.queue.add(*self.cache.services())
-        seconds = round(time.monotonic() - started, 2)
-        log.info("took over", extra={"services": len(self.cache.services()), "seconds": seconds})
+        """Plan every service, first those that something happened to while nobody led.
+
+        The watches may be behind what the last leader wrote: a service that it knew is read again before the first
+        write to it. Those that the list has not were made in this reign, and nobody else has written to them.
+        """
+        reign = self.election.transitions
+        await _persistently(lambda: self._sync.read_all(SERVICE))
+        services = self.cache.services()
+        self._reconciler.doubt(services)
+        self._reign = reign
+        lately, self._lately = reversed(self._lately), {}
+        self.queue.add(*lately, *services)
+        log.info("took over", extra={"services": len(services)})
 
     async def _resync(self) -> None:
         try:

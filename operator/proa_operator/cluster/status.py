@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proa_operator import names
@@ -27,21 +27,23 @@ class StatusWriter:
 
     async def write(self, scope: Scope, status: Json) -> None:
         """Of the service and of each of its pools."""
-        assert isinstance(scope.service.facts, ServiceFacts)
-        await self._one(scope.service, scope.service.facts.body.get("status") or {}, status)
-        for role, counts in (status.get("pools") or {}).items():
-            pool = scope.children.get((POOL.name, names.pool_name(scope.service.name, role)))
-            if pool is not None and isinstance(pool.facts, PoolFacts):
-                await self._one(pool, pool.facts.status, pool_status(scope.service, pool.facts, counts))
+        for target, present, wanted in _statuses(scope, status):
+            if self._is_news(target, present, wanted):
+                await self._one(target, wanted)
+
+    def is_news(self, scope: Scope, status: Json) -> bool:
+        """Whether `write` would send anything."""
+        return any(self._is_news(*one) for one in _statuses(scope, status))
 
     def forget(self, uid: str) -> None:
         """The object is gone."""
         self._told.pop(uid, None)
 
-    async def _one(self, target: Stored, present: Json, wanted: Json) -> None:
+    def _is_news(self, target: Stored, present: Json, wanted: Json) -> bool:
         """The API server drops fields that its schema does not know: what it made of a status is not news either."""
-        if wanted == present or self._told.get(target.uid) == (_digest(wanted), _digest(present)):
-            return
+        return wanted != present and self._told.get(target.uid) != (_digest(wanted), _digest(present))
+
+    async def _one(self, target: Stored, wanted: Json) -> None:
         kind = KINDS[target.kind]
         ref = Ref(kind=kind, name=target.name, namespace=target.namespace, subresource="status")
         patch: list[Json] = [
@@ -51,6 +53,16 @@ class StatusWriter:
         answer = await self._api.json_patch(ref, patch)
         self._told[target.uid] = (_digest(wanted), _digest(answer.get("status") or {}))
         self._cache.put(kind, answer)
+
+
+def _statuses(scope: Scope, status: Json) -> Iterator[tuple[Stored, Json, Json]]:
+    """Each object with its present status and the wanted one."""
+    assert isinstance(scope.service.facts, ServiceFacts)
+    yield scope.service, scope.service.facts.body.get("status") or {}, status
+    for role, counts in (status.get("pools") or {}).items():
+        pool = scope.children.get((POOL.name, names.pool_name(scope.service.name, role)))
+        if pool is not None and isinstance(pool.facts, PoolFacts):
+            yield pool, pool.facts.status, pool_status(scope.service, pool.facts, counts)
 
 
 def pool_status(service: Stored, pool: PoolFacts, counts: Mapping[str, int]) -> Json:

@@ -1,6 +1,7 @@
-"""kopf's watch streams, of every kind that the cache holds, into one function.
+"""kopf's part: the process, its signals, and the streams of services and of Events, which are few.
 
-Of kopf only `on.event` is used: no annotations, no finalizers, no diffs, no peering, no posting of events.
+Of kopf only `on.event` is used: no annotations, no finalizers, no diffs, no peering, no posting of events. The many
+objects that belong to services come by `watch.py`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import Any
 import kopf
 
 from proa_operator.cluster.connect import connection
-from proa_operator.cluster.kinds import EVENT, POD, Kind
+from proa_operator.cluster.kinds import EVENT, SERVICE, Kind
 from proa_operator.cluster.pod_refusals import SELECTOR
-
-OnEvent = Callable[[Kind, str, dict[str, Any]], None]
-"""Kind, type (empty for what was there at the start) and object."""
+from proa_operator.cluster.watch import OnEvent
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -33,8 +32,8 @@ class _NoDiffs(kopf.DiffBaseStorage):
         raise AssertionError("only on.change handlers store a base of differences, and there are none")
 
 
-def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.OperatorSettings:
-    """Timeouts find a watch that went silent; label selectors keep other people's objects on the server."""
+def settings_for() -> kopf.OperatorSettings:
+    """Timeouts find a watch that went silent; a field selector keeps other Events on the server."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -45,20 +44,20 @@ def settings_for(kinds: tuple[Kind, ...], *, sees_all_pods: bool) -> kopf.Operat
     settings.watching.chunk_size = 500
     settings.watching.field_selectors[EVENT.group, EVENT.version, EVENT.plural] = SELECTOR
     settings.persistence.diffbase_storage = _NoDiffs()
-    for kind in kinds:
-        if kind.is_child and not (kind is POD and sees_all_pods):
-            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings
 
 
 def registry_for(
-    kinds: tuple[Kind, ...], on_event: OnEvent, on_end: Callable[[], Awaitable[None]]
+    on_event: OnEvent, on_end: Callable[[], Awaitable[None]], *, sees_events: bool
 ) -> kopf.OperatorRegistry:
-    """One handler for each kind. `on_end` is awaited before kopf waits for what still runs."""
+    """One handler for each kind, with an empty type for what was there at the start.
+
+    `on_end` is awaited before kopf waits for what still runs.
+    """
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
     kopf.on.cleanup(registry=registry)(_cleanup(on_end))
-    for kind in kinds:
+    for kind in (SERVICE, EVENT) if sees_events else (SERVICE,):
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(
             _handler(kind, on_event)
         )

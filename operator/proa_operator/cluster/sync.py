@@ -1,41 +1,81 @@
-"""Whole lists into the cache: at the start, when this replica becomes the leader, and every few minutes.
+"""Whole lists into the cache: at the start, where a watch has lost its place, and every few minutes.
 
-kopf's streams tell what changes. They do not tell when everything that exists has been seen, nor what was deleted while
-a stream was down; the lists do.
+Watches tell what changes. They do not tell when everything that exists has been seen, nor what was deleted while a
+stream was down; the lists do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from proa_operator import metrics
-from proa_operator.cluster.api import Api
-from proa_operator.cluster.cache import Cache
+from proa_operator import metrics, names
+from proa_operator.cluster.api import Api, Ref
+from proa_operator.cluster.cache import Cache, ServiceKey, Stored
 from proa_operator.cluster.errors import Gone
-from proa_operator.cluster.kinds import POD, Kind
+from proa_operator.cluster.kinds import POD, SERVICE, Kind
 
 log = logging.getLogger(__name__)
 
 
 class Sync:
-    """Lists of all kinds in the watched namespaces; no namespaces are all of them."""
+    """Lists of all kinds in the watched namespaces; no namespaces are all of them. Raises ApiError and Unreachable."""
 
     def __init__(self, api: Api, cache: Cache, kinds: tuple[Kind, ...], namespaces: Iterable[str]) -> None:
-        self._api, self._cache, self._kinds = api, cache, kinds
+        self._api, self._cache, self.kinds = api, cache, kinds
         self._namespaces = tuple(namespaces) or ("",)
+        self._versions: dict[tuple[str, str], int] = {}
+
+    def parts(self, *kinds: Kind) -> list[tuple[Kind, str]]:
+        """Each list that there is of these kinds, as (kind, namespace)."""
+        return [(kind, space) for kind in kinds for space in (self._namespaces if kind.is_namespaced else ("",))]
+
+    def version(self, kind: Kind, namespace: str) -> int:
+        """Of the list when it was last read; 0 before."""
+        return self._versions.get((kind.name, namespace), 0)
 
     async def run(self) -> None:
-        """Raises ApiError and Unreachable."""
-        for kind in self._kinds:
-            for namespace in self._namespaces if kind.is_namespaced else ("",):
-                await self._one(kind, namespace)
-            metrics.CACHED_OBJECTS.labels(kind=kind.name).set(self._cache.count(kind))
+        """All lists, one after the other."""
+        for kind in self.kinds:
+            await self.read_all(kind)
 
-    async def _one(self, kind: Kind, namespace: str) -> None:
+    async def read_all(self, kind: Kind) -> None:
+        """All lists of one kind."""
+        for _, namespace in self.parts(kind):
+            await self.read(kind, namespace)
+        metrics.CACHED_OBJECTS.labels(kind=kind.name).set(self._cache.count(kind))
+
+    async def read(self, kind: Kind, namespace: str) -> int:
+        """One list; its version."""
         known = [found for found in self._cache.all(kind) if namespace in ("", found.namespace)]
-        selects_own = kind.is_child and not (kind is POD and not namespace)
-        query = {"labelSelector": kind.selector} if selects_own else {}
+        version = await self._list(kind, namespace, selector(kind, namespace), known)
+        self._versions[kind.name, namespace] = version
+        return version
+
+    async def confirm(self, key: ServiceKey) -> None:
+        """One service and all that carries its name, as the API server has it now."""
+        namespace, name = key
+        children = self._cache.children(key)
+        own = [kind for kind in self.kinds if kind.is_child]
+        lists = (
+            self._list(
+                kind, namespace, _of_service(kind, name), [found for found in children if found.kind == kind.name]
+            )
+            for kind in own
+        )
+        await asyncio.gather(self._confirm_service(key), *lists)
+
+    async def _confirm_service(self, key: ServiceKey) -> None:
+        known = self._cache.get(SERVICE, *key)
+        try:
+            self._cache.put(SERVICE, await self._api.get(Ref(kind=SERVICE, namespace=key[0], name=key[1])))
+        except Gone:
+            if known is not None:
+                self._cache.remove(SERVICE, *key, known.uid)
+
+    async def _list(self, kind: Kind, namespace: str, query: Mapping[str, str], known: list[Stored]) -> int:
+        """What of `known` is older than the list and not in it is gone."""
         listed: set[str] = set()
         at = 0
         try:
@@ -51,3 +91,14 @@ class Sync:
         for found in known:
             if found.uid not in listed and found.version <= at:
                 self._cache.remove(kind, found.namespace, found.name, found.uid)
+        return at
+
+
+def selector(kind: Kind, namespace: str) -> dict[str, str]:
+    """Query that leaves other people's objects on the server; of all pods in a cluster the nodes' room is counted."""
+    selects_own = kind.is_child and not (kind is POD and not namespace)
+    return {"labelSelector": kind.selector} if selects_own else {}
+
+
+def _of_service(kind: Kind, name: str) -> dict[str, str]:
+    return {"labelSelector": kind.selector.replace(names.SERVICE_LABEL, f"{names.SERVICE_LABEL}={name}", 1)}
