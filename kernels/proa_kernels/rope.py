@@ -61,12 +61,13 @@ def latent_rope_write(
 ) -> None:
     """Rotate the last O dims of every query head in place; write normed latent and rotated key to `cache_XSC`.
 
-    `latent_TC` may be a slice of columns; `q_THD` is contiguous. Raises ValueError for what does not fit together.
+    `latent_TC` may be a slice of columns, and so may a token's heads in `q_THD`. Raises ValueError for what does not
+    fit together.
     """
     num_rotated = 2 * rotation_TP2.shape[1] if rotation_TP2.dim() == 3 else 0
     _check_places(q_THD, rotation_TP2, pages_T, positions_T, q_THD.shape[-1])
-    if q_THD.dim() != 3 or not q_THD.is_contiguous():
-        raise ValueError(f"queries must be contiguous [T, H, D], not {tuple(q_THD.shape)}")
+    if q_THD.dim() != 3 or q_THD.stride()[1:] != (q_THD.shape[2], 1):
+        raise ValueError(f"queries must be [T, H, D], a token's heads contiguous, not strided {q_THD.stride()}")
     width = norm_R.shape[0] + num_rotated
     if tuple(latent_TC.shape) != (q_THD.shape[0], width) or latent_TC.stride(1) != 1 or latent_TC.dtype != q_THD.dtype:
         raise ValueError(f"latents must be {q_THD.dtype} [{q_THD.shape[0]}, {width}], not {tuple(latent_TC.shape)}")

@@ -63,7 +63,7 @@ def rope_write_kernel(
 @triton.jit
 def latent_rope_write_kernel(
     q_ptr, latent_ptr, norm_ptr, rotation_ptr, pages_ptr, positions_ptr, cache_ptr,
-    size_block, size_latent, eps, size_p,
+    size_block, size_q, size_latent, eps, size_p,
     H: tl.constexpr, D: tl.constexpr, R: tl.constexpr, ROT: tl.constexpr, RP: tl.constexpr, OP: tl.constexpr,
     PAGE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def latent_rope_write_kernel(
     if part > 0:
         head = (part - 1) * HEADS + tl.arange(0, HEADS)[:, None]
         here = (head < H) & (o < ROT)
-        q_where = q_ptr + (token * H + head) * D + (D - ROT) + o
+        q_where = q_ptr + token * size_q + head * D + (D - ROT) + o
         q = tl.load(q_where, mask=here, other=0.0).to(tl.float32)
         tl.store(q_where, _rotated(q, cos, sin, HEADS, OP).to(q_ptr.dtype.element_ty), mask=here)
     else:
@@ -119,7 +119,7 @@ def launch_latent_rope_write(
     heads = heads_per_program(num_tokens, num_heads, arch_of(q_THD.device).num_cus)
     latent_rope_write_kernel[(num_tokens, 1 + ceil_div(num_heads, heads))](
         q_THD, latent_TC, norm_R, rotation_TP2, pages_T, positions_T, cache_XSC, cache_XSC.stride(0),
-        latent_TC.stride(0), eps, rotation_TP2.shape[1], H=num_heads, D=dim, R=rank, ROT=num_rotated,
+        q_THD.stride(0), latent_TC.stride(0), eps, rotation_TP2.shape[1], H=num_heads, D=dim, R=rank, ROT=num_rotated,
         RP=next_power_of_2(rank), OP=next_power_of_2(num_rotated), PAGE=cache_XSC.shape[1], HEADS=heads, num_warps=1,
     )  # fmt: skip
 

@@ -1,14 +1,11 @@
-"""Kernels run in Triton's interpreter on CPU tensors; the switch must be set before Triton is first imported."""
+"""Kernels run in Triton's interpreter on CPU tensors (tests/conftest.py sets the switch)."""
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 HERE = Path(__file__).parent
 

@@ -16,10 +16,16 @@ from proa_workers.model.paged import PagedKv
 from tests.model.checkpoints import Harness, random_ids, shuffled_tables
 
 
+@pytest.mark.parametrize("arms", [Arms(), Arms(attention="paged", norm="fused")], ids=["batched", "paged"])
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
 @pytest.mark.parametrize(("num_rows", "num_blocks"), [(3, 8), (4, 8), (8, 12)])
 def test_padded_decode_equals_plain_decode(
-    name: str, num_rows: int, num_blocks: int, checkpoint: Callable[[str], Path], open_engine: Callable[..., Harness]
+    name: str,
+    num_rows: int,
+    num_blocks: int,
+    arms: Arms,
+    checkpoint: Callable[[str], Path],
+    open_engine: Callable[..., Harness],
 ) -> None:
     harness, tables, lengths = open_engine(checkpoint(name)), shuffled_tables(3), (9, 30, 2)
     ids = [random_ids(n, seed) for seed, n in enumerate(lengths)]
@@ -32,7 +38,7 @@ def test_padded_decode_equals_plain_decode(
     with torch.inference_mode():
         buffer = torch.from_numpy(pack_padded_decode(slices, num_rows, num_blocks, 4))
         batch = padded_decode_batch(buffer, num_rows, num_blocks, kv)
-        padded_RV = engine.decoder.logits(engine.decoder.forward(batch, kv, Arms()))
+        padded_RV = engine.decoder.logits(engine.decoder.forward(batch, kv, arms))
     assert padded_RV.shape[0] == num_rows
     torch.testing.assert_close(padded_RV[:3], plain_RV, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(padded_RV[3:], plain_RV[:1].expand(num_rows - 3, -1), atol=1e-5, rtol=1e-5)

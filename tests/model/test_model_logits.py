@@ -13,6 +13,7 @@ from proa_workers.model.arms import REFERENCE, Arms
 from tests.model.checkpoints import SHAPES, Harness, load_oracle, random_ids, shuffled_tables
 
 MAX_ERROR = 1e-4
+PAGED = Arms(attention="paged", norm="fused")  # on a CPU these are the kernels' references
 CUTS = (11, 24, 25, 26, 33)  # a prefill, a chunk with a prefix, two decodes, another chunk
 
 Checkpoint = Callable[[str], Path]
@@ -41,8 +42,8 @@ def test_logits_equal_transformers(name: str, checkpoint: Checkpoint, open_engin
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3_yarn"])
 @pytest.mark.parametrize(
     "arms",
-    [REFERENCE, Arms(experts="looped"), Arms(experts="grouped"), Arms(single="looped")],
-    ids=["reference", "looped", "grouped", "single"],
+    [REFERENCE, Arms(experts="looped"), Arms(experts="grouped"), Arms(single="looped"), PAGED],
+    ids=["reference", "looped", "grouped", "single", "paged"],
 )
 def test_every_arm_equals_transformers(name: str, arms: Arms, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
     harness, ids, (table,) = open_engine(checkpoint(name)), random_ids(CUTS[-1]), shuffled_tables(1)

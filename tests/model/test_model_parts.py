@@ -66,8 +66,9 @@ STEPS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("config", [GQA, MLA], ids=["gqa", "mla"])
 @pytest.mark.parametrize("pieces", STEPS.values(), ids=STEPS)
-def test_batched_attention_equals_reference(
-    pieces: list[tuple[int, int]], config: ModelConfig, dtype: torch.dtype
+@pytest.mark.parametrize("arms", [Arms(), Arms(attention="paged", norm="fused")], ids=["batched", "paged"])
+def test_fast_attention_equals_reference(
+    arms: Arms, pieces: list[tuple[int, int]], config: ModelConfig, dtype: torch.dtype
 ) -> None:
     family = GqaAttention if config.mla is None else MlaAttention
     source = RandomWeights(dtype=dtype, device=torch.device("cpu"), seed=1)
@@ -76,9 +77,14 @@ def test_batched_attention_equals_reference(
     batch = build_batch(plan_of(pieces), kv)
     x_TM = torch.randn(batch.token_ids_T.numel(), HIDDEN).to(dtype)
     rotation = rotation_table(config.rope, 64, x_TM.device).index_select(0, batch.positions_T)[:, None]
-    fast = attention.forward(x_TM, rotation, batch, kv, Arms()).float()
+    untouched = kv.pool.clone()
+    fast = attention.forward(x_TM, rotation, batch, kv, arms).float()
+    written = kv.pool.clone()
+    kv.pool.copy_(untouched)
     slow = attention.forward(x_TM, rotation, batch, kv, REFERENCE).float()
-    assert float((fast - slow).norm() / slow.norm()) < (1e-5 if dtype == torch.float32 else 2e-2)
+    limit = 1e-5 if dtype == torch.float32 else 2e-2
+    assert float((fast - slow).norm() / slow.norm()) < limit
+    assert float((written - kv.pool).float().norm() / kv.pool.float().norm()) < limit
 
 
 def random_pool(layout: KvLayout, dtype: torch.dtype) -> PagedKv:

@@ -152,6 +152,10 @@ def choose_arms(settings: NativeSettings, placement: Placement) -> Arms:
     experts = fastest if settings.experts == "auto" else settings.experts
     # A loop over one token's experts reads their ids on the host: free on a CPU, and there faster than sorting.
     is_looped = placement.device.type == "cpu" and settings.experts == "auto"
-    arms = Arms(experts=experts, single="looped" if is_looped else experts)
+    single: ExpertsArm = "looped" if is_looped else experts
+    if has_kernels:
+        arms = Arms(attention="paged", norm="fused", experts=experts, single=single)
+    else:
+        arms = Arms(experts=experts, single=single)
     check_experts(arms.experts, DTYPES[placement.dtype], placement.device)
     return arms

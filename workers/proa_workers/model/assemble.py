@@ -1,6 +1,6 @@
 """StepPlan -> Batch: index arrays made with numpy and sent to the device in one copy.
 
-Legend: B decode rows, N blocks of the longest sequence, X = B * kv heads, S keys. Nothing here reads from the device.
+Legend: B decode rows, N blocks of the longest sequence, S keys. Nothing here reads from the device.
 """
 
 from __future__ import annotations
@@ -40,13 +40,11 @@ def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
     pieces += [_chunk_piece(plan.slices[c], c, kv.block_tokens) for c in chunks]
     starts = np.cumsum([0, *(p.token_ids.size for p in pieces)]).tolist()
     logit_rows, logit_slices = _wanted_rows(plan.slices, pieces, starts)
-    positions = np.concatenate([p.positions for p in pieces])
-    tokens, places, blocks, offsets, wanted, *tables = to_device(
+    tokens, places, blocks, wanted, *tables = to_device(
         [
             np.concatenate([p.token_ids for p in pieces]),
-            positions,
+            np.concatenate([p.positions for p in pieces]),
             np.concatenate([p.blocks for p in pieces]),
-            positions % kv.block_tokens,
             logit_rows,
             *(p.table_BN for p in pieces),
         ],
@@ -56,7 +54,8 @@ def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
     return Batch(
         token_ids_T=tokens,
         positions_T=places,
-        row_ids_LP=kv.row_ids(blocks, offsets),
+        blocks_T=blocks,
+        kv=kv,
         decodes=tuple(
             _decode_group(start, p, table, places, kv)
             for start, p, table in zip(starts, pieces[:num_groups], tables, strict=False)
@@ -141,18 +140,8 @@ def _decode_group(
     start: int, piece: Piece, table_BN: torch.Tensor, positions_T: torch.Tensor, kv: PagedKv
 ) -> DecodeGroup:
     lengths = tuple((piece.positions + 1).tolist())
-    has_equal_lengths = min(lengths) == max(lengths)
     positions_B = positions_T[start : start + len(lengths)]
-    bias_X1S = None if has_equal_lengths else _length_bias(positions_B, max(lengths), kv.num_heads)
-    return DecodeGroup(start=start, lengths=lengths, tile_ids_L=kv.tile_ids(table_BN), bias_X1S=bias_X1S)
-
-
-def _length_bias(positions_B: torch.Tensor, num_keys: int, num_kv_heads: int) -> torch.Tensor:
-    """float32 [X, 1, S]: 0 for keys up to each row's own position, -inf after."""
-    last_X = positions_B[:, None].expand(-1, num_kv_heads).reshape(-1)
-    is_beyond_XS = torch.arange(num_keys, device=last_X.device) > last_X[:, None]
-    bias_XS = torch.zeros(is_beyond_XS.shape, device=last_X.device).masked_fill_(is_beyond_XS, float("-inf"))
-    return bias_XS[:, None, :]
+    return DecodeGroup(start=start, lengths=lengths, is_padded=False, table_BN=table_BN, positions_B=positions_B, kv=kv)
 
 
 def pack_padded_decode(slices: Sequence[SeqSlice], num_rows: int, num_blocks: int, block_tokens: int) -> Ints:
@@ -165,24 +154,25 @@ def pack_padded_decode(slices: Sequence[SeqSlice], num_rows: int, num_blocks: in
     table_BN = np.zeros((num_rows, num_blocks), dtype=np.int64)
     table_BN[:, : piece.table_BN.shape[1]] = piece.table_BN[rows]
     positions = piece.positions[rows]
-    columns = [piece.token_ids[rows], positions, piece.blocks[rows], positions % block_tokens, table_BN.ravel()]
-    return np.concatenate(columns)
+    return np.concatenate([piece.token_ids[rows], positions, piece.blocks[rows], table_BN.ravel()])
 
 
 def padded_decode_batch(buffer: torch.Tensor, num_rows: int, num_blocks: int, kv: PagedKv) -> Batch:
     """Batch over `buffer` (on the device) whose shapes depend on the sizes alone; every row's logits are wanted."""
-    tokens, positions, blocks, offsets, table = buffer.split_with_sizes([num_rows] * 4 + [num_rows * num_blocks])
-    num_keys = num_blocks * kv.block_tokens
+    tokens, positions, blocks, table = buffer.split_with_sizes([num_rows] * 3 + [num_rows * num_blocks])
     group = DecodeGroup(
         start=0,
-        lengths=(num_keys,) * num_rows,
-        tile_ids_L=kv.tile_ids(table.view(num_rows, num_blocks)),
-        bias_X1S=_length_bias(positions, num_keys, kv.num_heads),
+        lengths=(num_blocks * kv.block_tokens,) * num_rows,
+        is_padded=True,
+        table_BN=table.view(num_rows, num_blocks),
+        positions_B=positions,
+        kv=kv,
     )
     return Batch(
         token_ids_T=tokens,
         positions_T=positions,
-        row_ids_LP=kv.row_ids(blocks, offsets),
+        blocks_T=blocks,
+        kv=kv,
         decodes=(group,),
         chunks=(),
         logit_rows_R=torch.arange(num_rows, device=buffer.device),

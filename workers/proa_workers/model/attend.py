@@ -27,7 +27,7 @@ def attend_decode(
     """One query row per sequence over padded keys; returns [B, H*D]."""
     num_kv_heads, head_dim = k_BKSD.shape[1], q_BHD.shape[2]
     q_XGD = q_BHD.reshape(len(group.lengths) * num_kv_heads, -1, head_dim)
-    weights_XGS = scores(q_XGD, k_BKSD.flatten(0, 1), scale, group.bias_X1S).softmax(-1).to(q_BHD.dtype)
+    weights_XGS = scores(q_XGD, k_BKSD.flatten(0, 1), scale, group.bias).softmax(-1).to(q_BHD.dtype)
     return torch.bmm(weights_XGS, v_BKSD.flatten(0, 1)).view(len(group.lengths), -1)
 
 
@@ -80,4 +80,8 @@ def chunk_reference(
     return attend_reference(q_THD, k_KSD, v_KSD, chunk.num_prefix, scale)
 
 
-ATTEND = {"batched": (attend_decode, attend_chunk), "reference": (decode_reference, chunk_reference)}
+ATTEND = {
+    "paged": (attend_decode, attend_chunk),
+    "batched": (attend_decode, attend_chunk),
+    "reference": (decode_reference, chunk_reference),
+}

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from proa_kernels.paged_attention import gqa_decode
+from proa_kernels.rope import rope_write
 
 from proa_workers.model.arms import Arms
 from proa_workers.model.attend import ATTEND
-from proa_workers.model.batch import Batch
+from proa_workers.model.batch import Batch, DecodeGroup
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.paged import PagedKv
 from proa_workers.model.rope import pair_order, rotate, softmax_scale
@@ -58,27 +60,43 @@ class GqaAttention:
     ) -> torch.Tensor:
         """Write the tokens' k and v, attend, project; returns [T, M]."""
         qkv_TND = F.linear(x_TM, self.qkv_NDM).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        write = self._write_fused if arms.attention == "paged" else self._write
+        attended = self._attend(write(qkv_TND, rotation, batch, kv), batch, kv, arms)
+        return F.linear(attended, self.out_MHD)
+
+    def _write_fused(self, qkv_TND: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv) -> torch.Tensor:
+        """`_write` in one launch."""
+        table_TP2 = torch.view_as_real(rotation[:, 0])
+        places = (batch.blocks_T, batch.positions_T, kv.layers[self.layer])
+        return rope_write(qkv_TND, self.qk_norm_ND, self.eps, table_TP2, *places)
+
+    def _write(self, qkv_TND: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv) -> torch.Tensor:
+        """Norm and rotate queries and keys, write keys and values; returns the queries [T, H, D]."""
         qk_TND, v_TKD = qkv_TND.split_with_sizes([self.num_heads + self.num_kv_heads, self.num_kv_heads], 1)
         if self.qk_norm_ND is not None:
             qk_TND = F.rms_norm(qk_TND, (self.head_dim,), None, self.eps) * self.qk_norm_ND
         qk_TND = rotate(qk_TND, rotation)
         q_THD, k_TKD = qk_TND.split_with_sizes([self.num_heads, self.num_kv_heads], 1)
-        kv.write(batch.row_ids_LP[2 * self.layer], k_TKD)
-        kv.write(batch.row_ids_LP[2 * self.layer + 1], v_TKD)
-        attended = self._attend(q_THD, batch, kv, arms)
-        return F.linear(attended, self.out_MHD)
+        kv.write(batch.row_ids[2 * self.layer], k_TKD)
+        kv.write(batch.row_ids[2 * self.layer + 1], v_TKD)
+        return q_THD
 
     def _attend(self, q_THD: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms) -> torch.Tensor:
-        decode, prefill = ATTEND[arms.attention]
-        parts = []
-        for group in batch.decodes:
-            rows_PBKSD = kv.gather(group.tile_ids_L[self.layer], len(group.lengths))
-            k_BKSD, v_BKSD = rows_PBKSD[..., : group.num_keys, :].unbind(0)
-            parts.append(decode(q_THD[group.rows], k_BKSD, v_BKSD, group, self.scale))
+        decode = self._decode_paged if arms.attention == "paged" else self._decode_gathered
+        prefill = ATTEND[arms.attention][1]
+        parts = [decode(q_THD[group.rows], group, kv, arms) for group in batch.decodes]
         for chunk in batch.chunks:
             k_KSD, v_KSD = kv.gather(chunk.tile_ids_L[self.layer], 1)[:, 0, :, : chunk.num_keys].unbind(0)
             parts.append(prefill(q_THD[chunk.rows], k_KSD, v_KSD, chunk, self.scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _decode_paged(self, q_BHD: torch.Tensor, group: DecodeGroup, kv: PagedKv, _: Arms) -> torch.Tensor:
+        return gqa_decode(q_BHD, kv.layers[self.layer], group.table_BN, group.device_lengths, self.scale).flatten(1)
+
+    def _decode_gathered(self, q_BHD: torch.Tensor, group: DecodeGroup, kv: PagedKv, arms: Arms) -> torch.Tensor:
+        rows_PBKSD = kv.gather(group.tile_ids[self.layer], len(group.lengths))
+        k_BKSD, v_BKSD = rows_PBKSD[..., : group.num_keys, :].unbind(0)
+        return ATTEND[arms.attention][0](q_BHD, k_BKSD, v_BKSD, group, self.scale)
 
 
 def _qk_norm(config: ModelConfig, source: WeightSource, prefix: str) -> torch.Tensor:

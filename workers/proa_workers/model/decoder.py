@@ -42,10 +42,19 @@ class DecoderLayer:
         )
 
     def forward(
-        self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms
-    ) -> torch.Tensor:
-        x_TM = x_TM + self.attention.forward(self.attention_norm.forward(x_TM), rotation, batch, kv, arms)
-        return x_TM + self.mlp.forward(self.mlp_norm.forward(x_TM), arms)
+        self,
+        x_TM: torch.Tensor,
+        delta_TM: torch.Tensor | None,
+        rotation: torch.Tensor,
+        batch: Batch,
+        kv: PagedKv,
+        arms: Arms,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and output are sums not yet taken, x + delta, so that the next norm can take them."""
+        normed_TM, x_TM = self.attention_norm.add(x_TM, delta_TM, arms)
+        attended_TM = self.attention.forward(normed_TM, rotation, batch, kv, arms)
+        normed_TM, x_TM = self.mlp_norm.add(x_TM, attended_TM, arms)
+        return x_TM, self.mlp.forward(normed_TM, arms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +83,10 @@ class Decoder:
         """Normed hidden states [T, M] of every row; KV rows are written to `kv`."""
         x_TM = self.embed_VM.index_select(0, batch.token_ids_T)
         rotation = self.rotation_of(batch)
+        delta_TM = None
         for layer in self.layers:
-            x_TM = layer.forward(x_TM, rotation, batch, kv, arms)
-        return self.norm.forward(x_TM)
+            x_TM, delta_TM = layer.forward(x_TM, delta_TM, rotation, batch, kv, arms)
+        return self.norm.add(x_TM, delta_TM, arms)[0]
 
     def rotation_of(self, batch: Batch) -> torch.Tensor:
         """Complex [T, 1, D/2]."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from proa_kernels.paged_attention import mla_decode
+from proa_kernels.rope import latent_rope_write
 
 from proa_workers.model.arms import Arms
-from proa_workers.model.attend import ATTEND, scores
+from proa_workers.model.attend import ATTEND, decode_reference, scores
 from proa_workers.model.batch import Batch, DecodeGroup
 from proa_workers.model.config import MlaConfig, ModelConfig
 from proa_workers.model.norm import RmsNorm
@@ -77,17 +79,10 @@ class MlaAttention:
         self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms
     ) -> torch.Tensor:
         """Write the tokens' latent rows, attend, project; returns [T, M]."""
-        q_THU, q_THO = self._project(x_TM, rotation, batch, kv)
-        decode, prefill = ATTEND[arms.attention]
-        parts = []
-        for group in batch.decodes:
-            q_BHU, q_BHO = q_THU[group.rows], q_THO[group.rows]
-            latents_BSC = kv.gather(group.tile_ids_L[self.layer], len(group.lengths))[0, :, 0, : group.num_keys]
-            if arms.attention == "batched":
-                parts.append(self._absorbed(q_BHU, q_BHO, latents_BSC, group))
-            else:
-                k_BHSD, v_BHSV = self._expand(latents_BSC)
-                parts.append(decode(torch.cat([q_BHU, q_BHO], 2), k_BHSD, v_BHSV, group, self.scale))
+        q_THU, q_THO = self._project(x_TM, rotation, batch, kv, arms)
+        decode = {"paged": self._decode_paged, "batched": self._decode_absorbed, "reference": self._decode_expanded}
+        prefill = ATTEND[arms.attention][1]
+        parts = [decode[arms.attention](q_THU[g.rows], q_THO[g.rows], g, kv) for g in batch.decodes]
         for chunk in batch.chunks:
             latents_1SC = kv.gather(chunk.tile_ids_L[self.layer], 1)[0, :, 0, : chunk.num_keys]
             k_1HSD, v_1HSV = self._expand(latents_1SC)
@@ -96,7 +91,7 @@ class MlaAttention:
         return F.linear(parts[0] if len(parts) == 1 else torch.cat(parts), self.out_MHV)
 
     def _project(
-        self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv
+        self, x_TM: torch.Tensor, rotation: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries [T, H, U] and, rotated, [T, H, O]; the latent rows go to the cache."""
         mla = self.mla
@@ -104,12 +99,17 @@ class MlaAttention:
         q_width = down_TF.shape[1] - mla.latent_dim
         q, latent_TR, key_TO = down_TF.split_with_sizes([q_width, mla.kv_lora_rank, mla.qk_rope_head_dim], 1)
         if self.q_norm is not None and self.q_up is not None:
-            q = F.linear(self.q_norm.forward(q), self.q_up)
+            q = F.linear(self.q_norm.forward(q, arms), self.q_up)
         q_THD = q.view(-1, self.num_heads, mla.qk_head_dim)
         q_THU, q_THO = q_THD.split_with_sizes([mla.qk_nope_head_dim, mla.qk_rope_head_dim], 2)
+        if arms.attention == "paged":
+            norm, table_TP2 = self.kv_norm, torch.view_as_real(rotation[:, 0])
+            places = (batch.blocks_T, batch.positions_T, kv.layers[self.layer])
+            latent_rope_write(q_THD, down_TF[:, q_width:], norm.weight_M, norm.eps, table_TP2, *places)
+            return q_THU, q_THO
         rotated_TNO = rotate(torch.cat([q_THO, key_TO[:, None]], 1), rotation)
-        rows_TC = torch.cat([self.kv_norm.forward(latent_TR), rotated_TNO[:, -1]], 1)
-        kv.write(batch.row_ids_LP[self.layer], rows_TC)
+        rows_TC = torch.cat([self.kv_norm.forward(latent_TR, arms), rotated_TNO[:, -1]], 1)
+        kv.write(batch.row_ids[self.layer], rows_TC)
         return q_THU, rotated_TNO[:, :-1]
 
     def _expand(self, latents_BSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,16 +121,36 @@ class MlaAttention:
         rotated_BSHO = latents_BSC[:, :, None, mla.kv_lora_rank :].expand(-1, -1, self.num_heads, -1)
         return torch.cat([k_BSHU, rotated_BSHO], -1).transpose(1, 2), v_BSHV.transpose(1, 2)
 
-    def _absorbed(
-        self, q_BHU: torch.Tensor, q_BHO: torch.Tensor, latents_BSC: torch.Tensor, group: DecodeGroup
+    def _decode_paged(self, q_BHU: torch.Tensor, q_BHO: torch.Tensor, group: DecodeGroup, kv: PagedKv) -> torch.Tensor:
+        """`_decode_absorbed` without a copy of the latents; returns [B, H*V]."""
+        q_BHR = torch.bmm(q_BHU.transpose(0, 1), self.k_up_HUR).transpose(0, 1)
+        cache = kv.layers[self.layer]
+        latent_BHR = mla_decode(q_BHR, q_BHO, cache, group.table_BN, group.device_lengths, self.scale)
+        out_BHV = q_BHU.new_empty(*q_BHU.shape[:2], self.mla.v_head_dim)
+        torch.bmm(latent_BHR.transpose(0, 1), self.v_up_HRV, out=out_BHV.transpose(0, 1))
+        return out_BHV.flatten(1)
+
+    def _decode_expanded(
+        self, q_BHU: torch.Tensor, q_BHO: torch.Tensor, group: DecodeGroup, kv: PagedKv
+    ) -> torch.Tensor:
+        """Attention of decode rows over plain keys and values, row by row; returns [B, H*V]."""
+        k_BHSD, v_BHSV = self._expand(self._latents(group, kv))
+        return decode_reference(torch.cat([q_BHU, q_BHO], 2), k_BHSD, v_BHSV, group, self.scale)
+
+    def _decode_absorbed(
+        self, q_BHU: torch.Tensor, q_BHO: torch.Tensor, group: DecodeGroup, kv: PagedKv
     ) -> torch.Tensor:
         """Attention of decode rows in latent space; returns [B, H*V]."""
+        latents_BSC = self._latents(group, kv)
         q_HBR = torch.bmm(q_BHU.transpose(0, 1), self.k_up_HUR)
         q_BHC = torch.cat([q_HBR.transpose(0, 1), q_BHO], 2)
-        weights_BHS = scores(q_BHC, latents_BSC, self.scale, group.bias_X1S).softmax(-1).to(q_BHC.dtype)
+        weights_BHS = scores(q_BHC, latents_BSC, self.scale, group.bias).softmax(-1).to(q_BHC.dtype)
         latent_BHR = torch.bmm(weights_BHS, latents_BSC[..., : self.mla.kv_lora_rank])
         out_HBV = torch.bmm(latent_BHR.transpose(0, 1), self.v_up_HRV)
         return out_HBV.transpose(0, 1).flatten(1)
+
+    def _latents(self, group: DecodeGroup, kv: PagedKv) -> torch.Tensor:
+        return kv.gather(group.tile_ids[self.layer], len(group.lengths))[0, :, 0, : group.num_keys]
 
 
 def _pair_heads(q_weight: torch.Tensor, mla: MlaConfig, num_heads: int) -> torch.Tensor:

@@ -52,9 +52,10 @@ class MtpModule:
         Row t joins `hidden_TM[t]`, the decoder's normed output at position p, with the embedding of the token at p + 1
         (`batch.token_ids_T[t]`), and sits at position p.
         """
-        tokens_TM = self.token_norm.forward(self.embed_VM.index_select(0, batch.token_ids_T))
-        joined_TM = F.linear(torch.cat([tokens_TM, self.hidden_norm.forward(hidden_TM)], 1), self.join)
-        return self.norm.forward(self.layer.forward(joined_TM, rotation, batch, kv, arms))
+        tokens_TM = self.token_norm.forward(self.embed_VM.index_select(0, batch.token_ids_T), arms)
+        joined_TM = F.linear(torch.cat([tokens_TM, self.hidden_norm.forward(hidden_TM, arms)], 1), self.join)
+        x_TM, delta_TM = self.layer.forward(joined_TM, None, rotation, batch, kv, arms)
+        return self.norm.add(x_TM, delta_TM, arms)[0]
 
     def logits(self, hidden_TM: torch.Tensor) -> torch.Tensor:
         """float32 [T, V]."""

@@ -15,7 +15,10 @@ from proa_workers.kv.layout import KvLayout
 
 
 class PagedKv:
-    """Rows of one pool tensor [num_blocks, *layout.block_shape]; the pool must start finite (masked rows are read)."""
+    """Rows of one pool tensor [num_blocks, *layout.block_shape]; `layers` are views of it, one per layer.
+
+    The pool must start finite: `gather` copies rows that are masked later.
+    """
 
     def __init__(self, pool: torch.Tensor, layout: KvLayout) -> None:
         self.pool = pool
@@ -23,6 +26,7 @@ class PagedKv:
         self.num_layers = layout.block_shape[0]
         self.num_planes, self.num_heads = (1, 1) if layout.kind == "mla" else layout.block_shape[1:3]
         self.width = layout.block_shape[-1]
+        self.layers = pool.view(-1, *layout.block_shape).unbind(1)
         self._rows = pool.view(-1, self.width)
         self._tiles = pool.view(-1, self.block_tokens * self.width)
         shape_LPK = (self.num_layers, self.num_planes, self.num_heads)
