@@ -49,7 +49,7 @@
   verbs: [list, create, patch]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
-  verbs: [list, create, patch]
+  verbs: [list, create, patch, delete]
 {{- end -}}
 
 {{- define "proa.nodeRules" -}}
