@@ -66,13 +66,16 @@ ORPHANS = [
     ("Service", "s-4040bcb5-decode-007"),
     ("PodDisruptionBudget", "s-00000000-prefill-000"),
     ("NetworkPolicy", "s-00000000-kv"),
+    ("NetworkPolicy", "s-engine"),
+    ("HTTPRoute", "s-gateway"),
+    ("PodDisruptionBudget", "s-old"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "name"), ORPHANS)
 def test_orphans_go_and_nothing_else(kind: str, name: str) -> None:
     world = installed()
-    world.present |= {(kind, name), ("Service", "s-gateway"), ("NetworkPolicy", "s-engine"), ("Secret", "s-x")}
+    world.present |= {(kind, name), ("Service", "s-gateway"), ("PersistentVolumeClaim", "s-x"), ("Secret", "s-x")}
     assert world.plan().actions == (Delete(kind=kind, name=name),)
 
 

@@ -19,6 +19,8 @@ from proa_operator.plan.step import Steps
 WORKER_POOL = "WorkerPool"
 OF_GROUPS = ("Service", "PodDisruptionBudget", "NetworkPolicy")
 """Kinds that a group has under its own name, besides the StatefulSet."""
+OF_SERVICE = ("HTTPRoute", "NetworkPolicy", "PodDisruptionBudget")
+"""Kinds that a spec may stop asking for. Claims and finished Jobs stay: a model is not downloaded twice."""
 
 
 def rendered(situation: Situation) -> Objects:
@@ -51,8 +53,8 @@ def keep(situation: Situation, objects: Objects) -> Steps:
     yield from _mend_groups(situation)
 
 
-def sweep(situation: Situation) -> Steps:
-    """Delete what belongs to groups, revisions and pools that are no more."""
+def sweep(situation: Situation, objects: Objects) -> Steps:
+    """Delete what belongs to groups, revisions and pools that are no more, and what is not in `objects` any more."""
     service = re.escape(situation.observed.service.metadata.name)
     group = re.compile(rf"{service}-[0-9a-f]{{8}}-(prefill|decode)-[0-9]{{3}}")
     policy = re.compile(rf"{service}-([0-9a-f]{{8}})-kv")
@@ -61,12 +63,25 @@ def sweep(situation: Situation) -> Steps:
     pools = {
         names.pool_name(situation.observed.service.metadata.name, role) for role in topology.roles_of(situation.spec)
     }
+    unwanted = _unwanted(situation, objects)
     for kind, name in sorted(child for child in situation.observed.present if child[1] not in groups):
         is_of_group = kind in OF_GROUPS and group.fullmatch(name)
         of_revision = policy.fullmatch(name) if kind == "NetworkPolicy" else None
         is_of_revision = of_revision is not None and of_revision[1] not in revisions
-        if is_of_group or is_of_revision or (kind == WORKER_POOL and name not in pools):
+        is_of_pool = kind == WORKER_POOL and name not in pools
+        if is_of_group or is_of_revision or is_of_pool or (kind, name) in unwanted:
             yield Delete(kind=kind, name=name)
+
+
+def _unwanted(situation: Situation, objects: Objects) -> frozenset[tuple[str, str]]:
+    """Nothing while no objects are rendered, and nothing of a gateway that does not follow the target yet."""
+    if not objects:
+        return frozenset()
+    wanted = {key_of(item) for item in objects}
+    gateway = names.gateway_name(situation.observed.service.metadata.name)
+    is_held = not gateway_may_follow(situation)
+    present = (child for child in situation.observed.present if child[0] in OF_SERVICE)
+    return frozenset(child for child in present if child not in wanted and not (is_held and child[1] == gateway))
 
 
 def gateway_may_follow(situation: Situation) -> bool:

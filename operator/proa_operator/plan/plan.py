@@ -26,7 +26,7 @@ def plan(observed: Observed, settings: PlanSettings, renderer: Renderer) -> Plan
     situation = situation_of(observed, settings, renderer)
     progress = progress_of(situation)
     children = () if _is_blocked(situation) else objects.rendered(situation)
-    steps: list[Action | Wake] = list(objects.sweep(situation))  # before anything of the same name is made
+    steps: list[Action | Wake] = list(objects.sweep(situation, children))  # before anything of the same name is made
     if not _is_blocked(situation):
         steps += revisions.start(situation)
         steps += objects.keep(situation, children)
