@@ -7,9 +7,10 @@ from typing import Any
 
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
-from proa_kernels.arch import GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
+from proa_kernels.arch import DECODE_BLOCKS, GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
 from proa_kernels.gate_triton import gate_kernel
 from proa_kernels.moe_align_triton import MATRIX_ROWS, align_count_kernel, align_one_kernel, align_place_kernel
+from proa_kernels.moe_decode_triton import decode_down_kernel, decode_up_kernel
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 
 NUM_EXPERTS = 256
@@ -22,6 +23,7 @@ def cases_for(arch: Arch) -> Iterator[Case]:
     yield from _gemm_cases(arch)
     yield make_case("combine", combine_kernel, {"rows_ptr": "*bf16", "weights_ptr": "*fp32", "out_ptr": "*bf16"},
                 {"PER_TOKEN": 8, "COLS": 2048}, 4, needs=("wide_loads",))  # fmt: skip
+    yield from _few_pairs_cases(arch)
     yield from decode_cases(arch)
 
 
@@ -56,6 +58,20 @@ def _gemm_cases(arch: Arch) -> Iterator[Case]:
         for blocks in GEMM2_BLOCKS[arch.name]:
             types = {"h_ptr": x_type, "w_ptr": w_type}
             yield _gemm_case(f"gemm2 {name}", gemm2_kernel, types, scales, blocks, arch)
+
+
+def _few_pairs_cases(arch: Arch) -> Iterator[Case]:
+    up, down = DECODE_BLOCKS[arch.name]
+    fp8 = "*" + FP8[arch.name]
+    floats = dict.fromkeys(("ws_ptr", "weights_ptr"), "*fp32")
+    for name, is_scaled, w_type in (("bf16", False, "*bf16"), ("a16w8", True, fp8)):
+        types = floats | {"x_ptr": "*bf16", "out_ptr": "*bf16", "h_ptr": "*fp32", "w_ptr": w_type}
+        constants = {"COLS": up.cols, "DEPTH": up.depth, "SCALED": is_scaled}
+        yield make_case(f"decode_up {name}", decode_up_kernel, types, constants, up.num_warps, needs=("wide_loads",))
+        constants = {"AP": 8, "COLS": down.cols, "DEPTH": down.depth, "SCALED": is_scaled}
+        yield make_case(
+            f"decode_down {name}", decode_down_kernel, types, constants, down.num_warps, needs=("wide_loads",)
+        )
 
 
 def _gemm_case(name: str, kernel: Any, types: dict[str, str], scales: int, blocks: GemmBlocks, arch: Arch) -> Case:

@@ -16,7 +16,7 @@ import torch
 Arm = Literal["reference", "triton", "native"]
 ArchName = Literal["cpu", "sm90", "gfx942", "gfx950"]
 Op = Literal[
-    "moe_align", "gate", "moe_gemm", "moe_combine", "group_quant",
+    "moe_align", "gate", "moe_gemm", "moe_combine", "moe_decode", "group_quant",
     "rms_norm", "rope_write", "paged_attention", "kv_copy",
 ]  # fmt: skip
 
@@ -184,6 +184,27 @@ def gemm_blocks(arch: Arch, rows: int) -> tuple[GemmBlocks, GemmBlocks]:
         raise ValueError(f"row tile {rows} is not one of {ROW_TILES}")
     idx = ROW_TILES.index(rows)
     return GEMM1_BLOCKS[arch.name][idx], GEMM2_BLOCKS[arch.name][idx]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeBlocks:
+    """Columns of one program of `moe_decode`, and how much of the depth it holds at once."""
+
+    cols: int
+    depth: int
+    num_warps: int
+
+
+DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
+    "sm90": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
+    "gfx942": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
+    "gfx950": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
+}
+
+
+def decode_blocks(arch: Arch) -> tuple[DecodeBlocks, DecodeBlocks]:
+    """Blocks of the first and the second launch."""
+    return DECODE_BLOCKS[arch.name]
 
 
 def _warps(num_threads: int, arch: Arch) -> int:

@@ -14,33 +14,13 @@ from __future__ import annotations
 
 import torch
 
-from proa_kernels.arch import arm_for, row_tile
-from proa_kernels.moe_align import Alignment, moe_align
+from proa_kernels.arch import arm_for
+from proa_kernels.moe_align import Alignment
 from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
 
 SCALE_GROUP = 128
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 HALVES = (torch.bfloat16, torch.float16)
-
-
-def fused_experts(
-    x_TH: torch.Tensor,
-    weights_TA: torch.Tensor,
-    ids_TA: torch.Tensor,
-    w13_EFH: torch.Tensor,
-    w2_EHI: torch.Tensor,
-    *,
-    w13_scale: torch.Tensor | None = None,
-    w2_scale: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """All of it for bfloat16 or float16 activations, as [T, H] in their dtype; fp8 weights want their scales.
-
-    `ids_TA` int32 and `weights_TA` float32 as `gate` returns them. Raises ValueError for what does not fit together.
-    """
-    rows = row_tile(ids_TA.numel(), w13_EFH.shape[0])
-    alignment = moe_align(ids_TA, w13_EFH.shape[0], rows)
-    h_RI = moe_gemm1(x_TH, w13_EFH, alignment, rows, ids_TA.shape[1], w_scale=w13_scale)
-    return moe_combine(moe_gemm2(h_RI, w2_EHI, alignment, rows, w_scale=w2_scale), weights_TA, alignment)
 
 
 def moe_gemm1(
@@ -54,7 +34,7 @@ def moe_gemm1(
     w_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`h_RI` in x's dtype (bfloat16 for fp8); rows of padding hold numbers that mean nothing. `per_token` is A."""
-    _check(x_TH, w13_EFH, x_scale, w_scale)
+    check_product(x_TH, w13_EFH, x_scale, w_scale)
     if w13_EFH.shape[1] % 2:
         raise ValueError(f"w13 must hold gate and up rows, not an odd number of {w13_EFH.shape[1]} rows")
     if w_scale is not None and w13_EFH.shape[1] % (2 * SCALE_GROUP):
@@ -75,7 +55,7 @@ def moe_gemm2(
     w_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`rows_RH` in h's dtype (bfloat16 for fp8), in the order of the alignment's rows."""
-    _check(h_RI, w2_EHI, h_scale, w_scale)
+    check_product(h_RI, w2_EHI, h_scale, w_scale)
     out: torch.Tensor = torch.ops.proa.moe_gemm2(
         h_RI, w2_EHI, alignment.expert_B, alignment.totals_2, block_rows, h_scale, w_scale
     )
@@ -90,7 +70,8 @@ def moe_combine(rows_RH: torch.Tensor, weights_TA: torch.Tensor, alignment: Alig
     return out
 
 
-def _check(x: torch.Tensor, w: torch.Tensor, x_scale: torch.Tensor | None, w_scale: torch.Tensor | None) -> None:
+def check_product(x: torch.Tensor, w: torch.Tensor, x_scale: torch.Tensor | None, w_scale: torch.Tensor | None) -> None:
+    """ValueError unless `x` [T, K] and `w` [E, F, K] can be multiplied with these scales."""
     if x.dim() != 2 or w.dim() != 3 or x.shape[1] != w.shape[2]:
         raise ValueError(f"activations {tuple(x.shape)} do not fit weights {tuple(w.shape)}: the last sizes must agree")
     if not x.is_contiguous() or not w.is_contiguous():

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from proa_kernels.arch import GemmBlocks
 from proa_kernels.moe_align import Alignment, moe_align
-from proa_kernels.moe_gemm import combine_ref, dequantized, fused_experts, gemm1_ref, gemm2_ref, moe_gemm1
+from proa_kernels.moe_gemm import combine_ref, dequantized, gemm1_ref, gemm2_ref, moe_gemm1
 from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
+from proa_kernels.moe_layer import fused_experts
 from proa_kernels.testing import Guarded, is_poison, relative_error, tolerance
 
 CPU = torch.device("cpu")
