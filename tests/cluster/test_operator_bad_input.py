@@ -55,6 +55,11 @@ CASES: dict[str, tuple[Document, str, str, str, str]] = {
         *("Degraded", "True", "SpecRefused"),
         "spec.security.mtls: is not available yet; set false and keep networkPolicy Strict",
     ),
+    "no-monitor": (
+        {},
+        *("ScrapingUnavailable", "True", "NobodyScrapes"),
+        "the cluster has no kind PodMonitor: install the CRDs of the Prometheus operator",
+    ),
 }
 
 
@@ -76,7 +81,7 @@ def operator(api: ControlPlane, doubles: Doubles) -> Iterator[Operator]:
     """One namespace of the restricted level, with all cases at once, and their operator."""
     api.kubectl("create", "namespace", NAMESPACE)
     api.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    with Operator(api, NAMESPACE) as found:
+    with Operator(api, NAMESPACE, PROA_PROMETHEUS_SELECTOR=json.dumps({"podLabels": {"app": "x"}})) as found:
         cases = [_case(doubles, name, changes) for name, (changes, *_) in CASES.items()]
         api.apply(cases, f"--namespace={NAMESPACE}")
         yield found

@@ -82,6 +82,9 @@ class FakeRenderer:
     def refusals(self, observed: Observed) -> tuple[str, ...]:
         return self.refused
 
+    def unscraped(self, observed: Observed) -> str:
+        return ""
+
     def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
         return node_requirements(spec)
 

@@ -12,7 +12,7 @@ from proa_operator.names import Role
 Json = Mapping[str, Any]
 _TROUBLE = (("Degraded", "True"), ("RolledBack", "True"), ("Available", "False"), ("CapacityAvailable", "False"))
 """Conditions that speak for the whole service, the gravest first."""
-_GOOD_IF_FALSE = ("Degraded", "RolledBack", "NodeViewUnavailable", "Progressing")
+_GOOD_IF_FALSE = ("Degraded", "RolledBack", "NodeViewUnavailable", "ScrapingUnavailable", "Progressing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

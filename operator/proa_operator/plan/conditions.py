@@ -13,7 +13,7 @@ from proa_operator.plan import gang, topology
 from proa_operator.plan.revisions import serves_fully
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
-from proa_operator.plan.state import ProbeResult
+from proa_operator.plan.state import JobState, ProbeResult
 from proa_operator.plan.verdict import is_on_trial
 
 _BY_AUTOSCALER = ("MetricsFresh", "RatioFeasible")
@@ -51,6 +51,8 @@ def conditions_of(situation: Situation) -> list[dict[str, Any]]:
     if situation.observed.nodes is None:
         text = "this install may not see nodes: unhealthy nodes are not left, gangs are tried; install cluster-wide"
         found.append(Condition(type="NodeViewUnavailable", is_true=True, reason="NamespacedInstall", message=text))
+    if text := situation.renderer.unscraped(situation.observed):
+        found.append(Condition(type="ScrapingUnavailable", is_true=True, reason="NobodyScrapes", message=text))
     written = [_written(condition, before, situation) for condition in found]
     if situation.spec.autoscaling.mode is not Mode.DISABLED:
         written += [before[name] for name in _BY_AUTOSCALER if name in before]
@@ -78,8 +80,16 @@ def _model_ready(situation: Situation) -> Condition:
         return _condition("ModelReady", True, "Present", "the model is where the pods read it")
     if job is not None and job.failed:
         return _condition("ModelReady", False, "DownloadFailed", job.failed)
-    done = f"{job.bytes_done} of {job.bytes_total or '?'} bytes" if job is not None else "not started"
-    return _condition("ModelReady", False, "Downloading", f"downloading {situation.spec.model.uri}: {done}")
+    return _condition("ModelReady", False, "Downloading", f"downloading {situation.spec.model.uri}: {_done(job)}")
+
+
+def _done(job: JobState | None) -> str:
+    """In whole percent: the status is not to change with each byte."""
+    if job is None:
+        return "not started"
+    if not job.bytes_total:
+        return "listing its files"
+    return f"{100 * job.bytes_done // job.bytes_total}% of {job.bytes_total / 1e9:.1f} GB"
 
 
 def _available(situation: Situation) -> Condition:

@@ -59,6 +59,9 @@ class Renderer(Protocol):
     def refusals(self, observed: Observed) -> tuple[str, ...]:
         """What the present spec asks for and cannot be done here, each with its fix."""
 
+    def unscraped(self, observed: Observed) -> str:
+        """Why metrics that somebody counts on reach nobody, with the fix; or empty."""
+
     def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
         """What the labels of a node must say."""
 
@@ -106,6 +109,9 @@ class ClusterRenderer:
     def refusals(self, observed: Observed) -> tuple[str, ...]:
         found = render.refusals(_service(observed, observed.service.spec), settings=self.settings)
         return tuple(str(refusal) for refusal in found)
+
+    def unscraped(self, observed: Observed) -> str:
+        return render.unscraped(_service(observed, observed.service.spec), self.settings)
 
     def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
         return render.node_requirements(spec)

@@ -4,6 +4,7 @@ from proa_operator.render.download import download_job, download_objects
 from proa_operator.render.errors import RenderError
 from proa_operator.render.gateway import gateway_objects
 from proa_operator.render.group import group_objects
+from proa_operator.render.monitor import unscraped
 from proa_operator.render.placement import NodeRequirement, node_requirements
 from proa_operator.render.refusals import Refusal, refusals
 from proa_operator.render.revision import (
@@ -43,6 +44,7 @@ __all__ = [
     "revision_of",
     "service_objects",
     "target_revision",
+    "unscraped",
     "worker_pool_replicas",
     "worker_pools",
 ]

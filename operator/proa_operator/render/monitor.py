@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proa_operator import names
+from proa_operator.api.autoscaling import Mode
 from proa_operator.names import Component, Port
 from proa_operator.render.metadata import child, component_selector
 from proa_operator.render.service import JsonObject, Service
@@ -30,6 +31,23 @@ def pod_monitors(service: Service, settings: RenderSettings) -> list[JsonObject]
     if not settings.has_pod_monitors:
         return []
     return [_monitor(service, component) for component in (Component.WORKER, Component.GATEWAY)]
+
+
+def unscraped(service: Service, settings: RenderSettings) -> str:
+    """Why nobody scrapes a service although the chart or the autoscaler counts on it, with the fix; or empty."""
+    if settings.prometheus.is_empty:
+        if service.spec.autoscaling.mode is Mode.DISABLED:
+            return ""
+        return (
+            "the autoscaler needs metrics, and the network policies let nobody scrape: set the chart's "
+            "metrics.prometheus to the labels of your Prometheus, or set spec.autoscaling.mode Disabled"
+        )
+    if settings.has_pod_monitors:
+        return ""
+    return (
+        "the cluster has no kind PodMonitor: install the CRDs of the Prometheus operator (it is looked for every "
+        f"10 minutes), or let Prometheus scrape port {Port.METRICS.value} of pods with the label {names.SERVICE_LABEL}"
+    )
 
 
 def _monitor(service: Service, component: Component) -> JsonObject:
