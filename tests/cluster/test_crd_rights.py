@@ -17,6 +17,7 @@ import pytest
 
 from testbed.audit import AuditEvent
 from testbed.control_plane import ControlPlane
+from testbed.errors import BedError
 from tests.cluster.kinds import apply_kinds
 
 ROOT = Path(__file__).parents[2]
@@ -98,15 +99,18 @@ def _operator(api: ControlPlane, namespace: str, log: Path) -> Iterator[None]:
     settings |= {"PROA_POD_NAME": "proa-0", "PROA_OPERATOR_NAMESPACE": namespace}
     settings |= {"PROA_HEALTH_PORT": "0", "PROA_METRICS_PORT": "0", "PROA_LOG_FORMAT": "text"}
     account = {"KUBECONFIG": str(api.service_account_kubeconfig(namespace, "proa"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROA_")}
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "proa_operator.main"],
-            env={**os.environ, **settings, **account},
+            env={**inherited, **settings, **account},
             stdout=output,
             stderr=output,
         )
         try:
             yield
+        except BedError as error:
+            raise BedError(f"{error}; the operator's last words:\n{log.read_text()[-2000:]}") from None
         finally:
             process.terminate()
             process.wait(timeout=30)

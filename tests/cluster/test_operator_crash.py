@@ -30,6 +30,7 @@ def undisturbed(api: ControlPlane, doubles: Doubles) -> dict[tuple[str, str], ob
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some 25 starts of the operator: 50 s on a quiet machine
 def test_killed_after_each_write_in_turn_it_ends_the_same(
     api: ControlPlane, namespace: str, doubles: Doubles, undisturbed: dict[tuple[str, str], object]
 ) -> None:
