@@ -82,6 +82,11 @@ COMMANDS: dict[str, Command] = {
         panel=BOTH,
         help="Drive load at an OpenAI endpoint; report TTFT, ITL, TPOT, E2E, tokens/s and goodput.",
     ),
+    "simulate": Command(
+        module="proa_operator.simulate.cli",
+        panel=BOTH,
+        help="Try the autoscaler and its rivals on simulated traffic: SLO attainment, GPU hours, reversals.",
+    ),
     "version": Command(
         module="proa_operator.cli.version",
         panel=BOTH,

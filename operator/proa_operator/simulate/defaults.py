@@ -33,3 +33,21 @@ PROFILE = PerformanceProfileSpec(
 SLO = Slo(ttft_seconds=3.0, itl_seconds=0.040)
 LIMITS = Limits(max_prefill=16, max_decode=16)
 FABRIC_BYTES_PER_SECOND = 100e9
+
+TRACE_PROFILE = PerformanceProfileSpec(
+    model="simulated",
+    engine=EngineType.SIM,
+    step=StepCost(base_seconds="0.008", experts_seconds="0.006", expert_share="0.0625"),
+    prefill=PrefillCost(token_seconds="80e-6", pair_seconds="0.6e-9"),
+    decode=DecodeCost(sequence_seconds="0.8e-3", context_token_seconds="0.04e-6"),
+    transfer=TransferCost(latency_seconds="0.002", bytes_per_second=25_000_000_000),
+    kv_bytes_per_token=98_304,
+    kv_cache_tokens=1_000_000,
+    startup_seconds=90,
+    provenance=Provenance(
+        origin=Origin.SIMULATED,
+        date="2026-11-24",
+        source="quicker with long prompts, which the recorded trace has; no hardware is meant",
+    ),
+)
+TRACE_SLO = Slo(ttft_seconds=12.0, itl_seconds=0.040)

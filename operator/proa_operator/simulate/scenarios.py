@@ -138,4 +138,5 @@ SCENARIOS: tuple[Build, ...] = (
 
 def recorded(service: Service, path: Path, seconds: int) -> Scenario:
     """The first `seconds` of a recorded trace; lengths and times as they are, hits of a cache of bounded size."""
-    return service.scenario("trace", trace_traffic(path, seconds), seconds)
+    traffic = trace_traffic(path, seconds)
+    return service.scenario("trace", traffic, min(seconds, float(traffic.arrival_seconds[-1]) + 1))
