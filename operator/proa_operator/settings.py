@@ -22,6 +22,7 @@ _KNOWN = (
     "PROA_IMAGE_PULL_SECRETS",
     "PROA_WATCH_NAMESPACES",
     "PROA_PROMETHEUS_SELECTOR",
+    "PROA_PROMETHEUS_URL",
     "PROA_RDMA_RESOURCE",
     "PROA_DEVICE_GROUPS",
     "PROA_LEASE_NAME",
@@ -50,6 +51,8 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     """Watched ones; empty is all of them."""
     prometheus: PodSelector = field(default_factory=PodSelector)
+    prometheus_url: str = ""
+    """Root of its HTTP API; empty: nothing scales."""
     rdma_resource: str = ""
     device_groups: tuple[int, ...] = (44, 109)
     log_format: str = "json"
@@ -75,6 +78,7 @@ class Settings:
             pull_secrets=_words(given["PROA_IMAGE_PULL_SECRETS"]),
             namespaces=_words(given["PROA_WATCH_NAMESPACES"]),
             prometheus=_selector(given["PROA_PROMETHEUS_SELECTOR"]),
+            prometheus_url=_url(given, "PROA_PROMETHEUS_URL"),
             rdma_resource=given["PROA_RDMA_RESOURCE"],
             device_groups=_numbers(given, "PROA_DEVICE_GROUPS", "44,109"),
             log_format=_choice(given, "PROA_LOG_FORMAT", _LOG_FORMATS),
@@ -129,6 +133,12 @@ def _port(given: Mapping[str, str], name: str, default: int) -> int:
     if len(numbers) != 1 or numbers[0] > 65535:
         raise StartError(f"{name}={given[name]}: use one number up to 65535")
     return numbers[0]
+
+
+def _url(given: Mapping[str, str], name: str) -> str:
+    if given[name] and not given[name].startswith(("http://", "https://")):
+        raise StartError(f"{name}={given[name]}: use a URL, such as http://prometheus.monitoring:9090")
+    return given[name]
 
 
 def _engine_images(given: Mapping[str, str]) -> dict[EngineType, str]:

@@ -33,6 +33,10 @@
 - name: PROA_PROMETHEUS_SELECTOR
   value: {{ squote . }}
 {{- end }}
+{{- with .Values.metrics.prometheus.url }}
+- name: PROA_PROMETHEUS_URL
+  value: {{ . }}
+{{- end }}
 {{- with .Values.devices.rdmaResource }}
 - name: PROA_RDMA_RESOURCE
   value: {{ . }}

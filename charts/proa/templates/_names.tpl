@@ -46,6 +46,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "proa.prometheusPort" -}}
+{{- $url := urlParse . -}}
+{{- $given := regexFind ":[0-9]+$" $url.host -}}
+{{- if $given }}{{ trimPrefix ":" $given }}{{ else }}{{ ternary 443 80 (eq $url.scheme "https") }}{{ end -}}
+{{- end -}}
+
 {{- define "proa.scrapers" -}}
 {{- with .Values.metrics.prometheus -}}
 {{- if or .namespaceLabels .podLabels -}}

@@ -116,6 +116,23 @@ class Columns(Noun):
     """What goes on, such as "Load 40%", "Draining 1" or "Serving"."""
 
 
+class AutoscalerStatus(Noun):
+    """Last decision that changed something, or would."""
+
+    mode: str = ""
+    """Active, or Advisory; a service without a PerformanceProfile is only advised."""
+    prefill: Count = 0
+    """Prefill groups that were decided."""
+    decode: Count = 0
+    """Decode groups that were decided."""
+    reason: str = ""
+    """Why, in one word, such as ScaleUp, Steady or MetricsMissing."""
+    binding: str = ""
+    """Field of the spec that keeps the service from what it needs; empty for none."""
+    has_profile: bool = False
+    """A PerformanceProfile fits the service."""
+
+
 class ServiceStatus(Noun):
     """Written by the operator."""
 
@@ -135,6 +152,8 @@ class ServiceStatus(Noun):
     """Groups that do not serve yet, with how far they are."""
     rollout: RolloutStatus | None = None
     """Progress of a rollout; absent when there is none."""
+    autoscaler: AutoscalerStatus | None = None
+    """Written by the autoscaler; absent while spec.autoscaling.mode is Disabled."""
     columns: Columns = Columns()
     """Text for `kubectl get`."""
     conditions: Conditions = ()

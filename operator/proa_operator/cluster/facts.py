@@ -86,6 +86,12 @@ class PoolFacts:
     declared: int | None
     generation: int
     status: Json
+    autoscaled: int | None = None
+    """What the autoscaler wrote last, or found when it began."""
+    manual_at: float | None = None
+    """When the autoscaler found that somebody else had written; seconds since the epoch."""
+    memory: str = ""
+    """Its memory, on the decode pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,4 +8,9 @@ DRAIN = "proa.dev/drain"  # on a group's StatefulSet, by a person: any value ask
 DECLARED = "proa.dev/declared-replicas"  # on a WorkerPool: the service's own number when replicas were last written
 AVAILABLE = "proa.dev/available-at"  # on a ControllerRevision: seconds since the epoch, when it first served
 
+AUTOSCALED = "proa.dev/autoscaled-replicas"  # on a WorkerPool: the number that the autoscaler wrote last
+MANUAL = "proa.dev/manual-at"  # on a WorkerPool: seconds since the epoch, when somebody else was found to have written
+MEMORY = "proa.dev/autoscaler"  # on the decode WorkerPool: the autoscaler's memory as JSON
+
+AUTOSCALER_MANAGER = "proa-autoscaler"  # field manager of WorkerPool.spec.replicas when the autoscaler writes it
 MARKS_MANAGER = "proa-operator-marks"  # field manager of the annotations that are not part of an applied object

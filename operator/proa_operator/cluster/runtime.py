@@ -16,6 +16,7 @@ from proa_operator import metrics
 from proa_operator.cluster.account import owner_of
 from proa_operator.cluster.act import Actor
 from proa_operator.cluster.api import Api, Ref
+from proa_operator.cluster.autoscale_parts import autoscaler_of
 from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.connect import Connection, connection
 from proa_operator.cluster.discover import Discovered, discover
@@ -113,7 +114,11 @@ class Runtime:
         REGISTRY.register(service_metrics)
         self._stack.callback(REGISTRY.unregister, service_metrics)
         await serve_metrics(self._stack, self._settings.metrics_port)
-        for work in (self.queue.run(), self._ticker.run(), self.election.run(), *self._watches()):
+        autoscaler = autoscaler_of(
+            self._settings, self.api, self.cache, Events(self.api), may_act=self._is_reigning, stack=self._stack
+        )
+        endless = (self.queue.run(), self._ticker.run(), self.election.run(), autoscaler.run())
+        for work in (*endless, *self._watches()):
             self._spawn(work)
 
     def _watches(self) -> list[Coroutine[Any, Any, None]]:
@@ -170,8 +175,11 @@ class Runtime:
         known = self._found.optional_kinds
         return self._settings.render(has_pod_monitors="PodMonitor" in known, has_http_routes="HTTPRoute" in known)
 
+    def _is_reigning(self) -> bool:
+        return self.election.is_leader and self._reign == self.election.transitions
+
     async def _reconcile(self, key: ServiceKey, due: float) -> None:
-        if self.election.is_leader and self._reign == self.election.transitions:
+        if self._is_reigning():
             await self._reconciler.reconcile(key, due)
         if self.cache.get(SERVICE, *key) is None:
             self.queue.forget(key)

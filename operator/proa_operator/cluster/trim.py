@@ -84,7 +84,8 @@ def _revision(body: Json) -> RevisionFacts:
 
 
 def _pool(body: Json) -> PoolFacts:
-    declared = (body["metadata"].get("annotations") or {}).get(marks.DECLARED)
+    notes = body["metadata"].get("annotations") or {}
+    declared, autoscaled, manual_at = (notes.get(mark) for mark in (marks.DECLARED, marks.AUTOSCALED, marks.MANUAL))
     spec = body["spec"]
     return PoolFacts(
         role=spec["role"],
@@ -92,6 +93,9 @@ def _pool(body: Json) -> PoolFacts:
         declared=None if declared is None else int(declared),
         generation=body["metadata"]["generation"],
         status=body.get("status") or {},
+        autoscaled=None if autoscaled is None else int(autoscaled),
+        manual_at=None if manual_at is None else float(manual_at),
+        memory=notes.get(marks.MEMORY, ""),
     )
 
 

@@ -16,6 +16,7 @@ from proa_operator.autoscale import gauges
 from proa_operator.autoscale.act import Reason
 from proa_operator.autoscale.config import Config, Stance, config_from
 from proa_operator.autoscale.decide import Decision, decide
+from proa_operator.autoscale.explain import describe
 from proa_operator.autoscale.memory import Memory
 from proa_operator.autoscale.queries import Windows
 from proa_operator.autoscale.readings import Pools, Readings, readings_of, signals_of
@@ -102,19 +103,6 @@ class Autoscaler:
         if self._last is None or _gist(self._last) != _gist(decision):
             self._view.say(Text(f"{time.strftime('%H:%M:%S')}  autoscaler {describe(signals, decision)}", style="cyan"))
         self._last = decision
-
-
-def describe(signals: Signals, decision: Decision) -> str:
-    """One line: what and why."""
-    outcome, targets = decision.outcome, decision.targets
-    sizes = (
-        f"prefill {signals.prefill.desired} -> {targets.prefill}, decode {signals.decode.desired} -> {targets.decode}"
-    )
-    if signals.missing:
-        return f"holds {sizes}: no {signals.missing[0]}"
-    demand = f"{signals.arrivals_per_second:.2f} requests/s, {signals.backlog_tokens:.0f} tokens wait"
-    bound = f", kept by {outcome.binding}" if outcome.binding else ""
-    return f"{sizes} ({outcome.reason.value}): {demand}{bound}"
 
 
 def _gist(decision: Decision) -> tuple[object, ...]:
