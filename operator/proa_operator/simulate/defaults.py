@@ -19,10 +19,10 @@ PROFILE = PerformanceProfileSpec(
     engine=EngineType.SIM,
     step=StepCost(base_seconds="0.008", experts_seconds="0.006", expert_share="0.0625"),
     prefill=PrefillCost(token_seconds="200e-6", pair_seconds="2e-9"),
-    decode=DecodeCost(sequence_seconds="0.5e-3", context_token_seconds="0.15e-6"),
+    decode=DecodeCost(sequence_seconds="0.5e-3", context_token_seconds="0.05e-6"),
     transfer=TransferCost(latency_seconds="0.002", bytes_per_second=25_000_000_000),
     kv_bytes_per_token=98_304,
-    kv_cache_tokens=300_000,
+    kv_cache_tokens=500_000,
     startup_seconds=90,
     provenance=Provenance(
         origin=Origin.SIMULATED,
@@ -30,8 +30,8 @@ PROFILE = PerformanceProfileSpec(
         source="slow on purpose: a few requests a second keep several groups of each pool busy; no hardware is meant",
     ),
 )
-SLO = Slo(ttft_seconds=3.0, itl_seconds=0.040)
-LIMITS = Limits(max_prefill=16, max_decode=16)
+SLO = Slo(ttft_seconds=6.0, itl_seconds=0.040)
+LIMITS = Limits(max_prefill=32, max_decode=32)
 FABRIC_BYTES_PER_SECOND = 100e9
 
 TRACE_PROFILE = PerformanceProfileSpec(

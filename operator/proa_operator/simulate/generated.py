@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from proa_operator.simulate.traffic import Fault, Floats, Traffic
 
 NUM_SEGMENTS = (3, 7)
 REQUESTS_PER_SECOND = (2.0, 14.0)
-PROMPT_MEDIAN, PROMPT_SIGMA = (500.0, 4000.0), (0.2, 0.9)
-OUTPUT_MEDIAN, OUTPUT_SIGMA = (60.0, 500.0), (0.2, 0.8)
+PROMPT_MEDIAN, PROMPT_SIGMA = (1000.0, 8000.0), (0.2, 0.9)
+OUTPUT_MEDIAN, OUTPUT_SIGMA = (120.0, 1000.0), (0.2, 0.8)
 HIT_RATE = (0.0, 0.6)
 STARTUP_SECONDS = (45.0, 180.0)
 RAMP_SHARE = 0.5  # of the changes of rate; the others are steps
@@ -42,25 +43,23 @@ def _edges(rng: np.random.Generator, seconds: int) -> list[int]:
 def _traffic(rng: np.random.Generator, seconds: int, edges: list[int]) -> Traffic:
     times = arrivals(rng, _rate(rng, seconds, edges))
     prompts, cached, outputs = (np.zeros(len(times), dtype=np.int64) for _ in range(3))
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         first, last = np.searchsorted(times, [start, end])
         count = int(last - first)
         hits = rng.uniform(*HIT_RATE) * rng.uniform(0.5, 1.5, count)
-        prompt = Lengths(median=rng.uniform(*PROMPT_MEDIAN), sigma=rng.uniform(*PROMPT_SIGMA), low=16, high=8192)
-        output = Lengths(median=rng.uniform(*OUTPUT_MEDIAN), sigma=rng.uniform(*OUTPUT_SIGMA), high=2000)
+        prompt = Lengths(median=rng.uniform(*PROMPT_MEDIAN), sigma=rng.uniform(*PROMPT_SIGMA), low=16, high=16384)
+        output = Lengths(median=rng.uniform(*OUTPUT_MEDIAN), sigma=rng.uniform(*OUTPUT_SIGMA), high=4000)
         prompts[first:last] = prompt.draw(rng, count)
         outputs[first:last] = output.draw(rng, count)
         cached[first:last] = np.minimum(prompts[first:last] * np.minimum(hits, 1.0), prompts[first:last] - 1)
-    return Traffic(
-        arrival_seconds=times, prompt_tokens=prompts, cached_tokens=cached, output_tokens=np.maximum(outputs, 2)
-    )
+    return Traffic(arrival_seconds=times, prompt_tokens=prompts, cached_tokens=cached, output_tokens=outputs)
 
 
 def _rate(rng: np.random.Generator, seconds: int, edges: list[int]) -> Floats:
     """Requests a second, [seconds]: each segment keeps its level, or goes to it in a line from the one before."""
     rate = np.empty(seconds)
     level = float(rng.uniform(*REQUESTS_PER_SECOND))
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         before, level = level, float(rng.uniform(*REQUESTS_PER_SECOND))
         is_ramp = rng.uniform() < RAMP_SHARE
         rate[start:end] = np.linspace(before, level, end - start) if is_ramp else level

@@ -85,7 +85,7 @@ def write_markdown(path: Path, trials: Sequence[Trial], command: str, failures: 
     verdict = "\n".join(f"- {line}" for line in failures) or "All bounds hold."
     parts = [
         "# Autoscalers in the simulator",
-        f"Simulated, no hardware is meant. Made by `{command}`; [docs/simulate.md](../../docs/simulate.md) explains it.",
+        f"Simulated, no hardware is meant. Made by `{command}`, explained in [docs](../../docs/simulate.md).",
         "## Over all scenarios",
         markdown(SUMMARY_HEADS, [summary_cells(summary) for summary in summaries(rows)]),
         "## Bounds",

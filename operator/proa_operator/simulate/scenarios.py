@@ -15,10 +15,10 @@ from proa_operator.simulate.scenario import Lengths, Scenario, traffic_of
 from proa_operator.simulate.trace import trace_traffic
 from proa_operator.simulate.traffic import Fault, Floats, Traffic
 
-PROMPT = Lengths(median=2400, sigma=0.6, low=16, high=8192)
-OUTPUT = Lengths(median=280, sigma=0.6, high=2000)
-LONG_PROMPT = Lengths(median=6500, sigma=0.2, low=16, high=8192)
-SHORT_OUTPUT = Lengths(median=60, sigma=0.5, high=400)
+PROMPT = Lengths(median=4800, sigma=0.6, low=16, high=16384)
+OUTPUT = Lengths(median=560, sigma=0.6, high=4000)
+LONG_PROMPT = Lengths(median=13000, sigma=0.2, low=16, high=16384)
+SHORT_OUTPUT = Lengths(median=120, sigma=0.5, high=800)
 HIT_RATE = 0.2
 COOL_DOWN_SECONDS = 120.0  # after the last arrival, for answers to end
 
@@ -78,7 +78,7 @@ def sawtooth(service: Service, seconds: int, rng: np.random.Generator) -> Scenar
 def bimodal(service: Service, seconds: int, rng: np.random.Generator) -> Scenario:
     """Nine short prompts, one long one: the mean describes neither."""
     rate = _between(seconds, 0.4, 0.8, 14.0, 6.0)
-    short = Lengths(median=500, sigma=0.3, low=16, high=2000)
+    short = Lengths(median=1000, sigma=0.3, low=16, high=4000)
     traffic = traffic_of(rng, rate, short, OUTPUT, HIT_RATE)
     is_long = rng.uniform(size=len(traffic)) < 0.1
     prompts = np.where(is_long, LONG_PROMPT.draw(rng, len(traffic)), traffic.prompt_tokens)

@@ -1,4 +1,4 @@
-"""The two planners of Dynamo, as published (docs/architecture/sla_planner.md; core/throughput_scaling.py, load_scaling.py).
+"""The two planners of Dynamo, as published: docs/architecture/sla_planner.md; core/{throughput,load}_scaling.py.
 
 Classic: every 180 s, demand from finished requests and their mean lengths, times correction factors; each pool apart.
 Load: every 5 s, one group more when all workers are over the SLO by estimate, one less when N-1 would hold it.

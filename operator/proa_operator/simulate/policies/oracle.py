@@ -71,7 +71,7 @@ def best_plan(need: Need, startup_seconds: float, limits: Limits, is_enough: Cal
 def _targets(wanted: Floats, least: int, most: int, lead: int) -> Ints:
     """Groups to ask for, [bins]: what is wanted from now until a start-up later, with slow steps down."""
     ahead = np.lib.stride_tricks.sliding_window_view(np.pad(wanted, (0, lead), mode="edge"), lead + 1).max(axis=1)
-    targets = np.clip(ahead, least, most).astype(np.int64)
+    targets: Ints = np.clip(ahead, least, most).astype(np.int64)
     pause = round(DOWN_SECONDS / BIN_SECONDS)
     last_down = -pause
     for bin_idx in range(1, len(targets)):

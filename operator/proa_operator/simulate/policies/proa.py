@@ -81,7 +81,7 @@ def speed_of(cost: Cost) -> Speed:
 
 
 def signals_of(observation: Observation, percentile: float) -> Signals:
-    """Rates per second over the observation's window. Lengths are those of finished requests, as engines report them."""
+    """Rates per second over the observation's window. Lengths are those of finished requests, as engines have it."""
     window, prefilled = observation.window_seconds, observation.prefilled
     return Signals(
         now=observation.now,

@@ -48,7 +48,7 @@ class WvaSaturation:
 
 
 class WvaTokens:
-    """v2: demand and capacity in tokens. The observed capacity k2 is the mean of ten saturated samples, else derived."""
+    """v2: demand and capacity in tokens. Capacity k2 is the mean of ten saturated samples, else derived."""
 
     name = "WVA v2"
     period_seconds = 30.0
