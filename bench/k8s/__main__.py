@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=300)
     parser.add_argument("--changes-per-second", type=float, default=2.0)
     parser.add_argument("--rest-seconds", type=float, default=60.0)
-    parser.add_argument("--up-minutes", type=float, default=30.0, help="give up when the services are not up by then")
+    parser.add_argument("--up-minutes", type=float, default=45.0, help="give up when the services are not up by then")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=FOLDER / "scale.json")
     parser.add_argument("--redraw", action="store_true", help="only print and draw what --json holds")
@@ -57,7 +57,7 @@ def _scale(args: argparse.Namespace) -> Scale:
     return Scale(
         services=args.services,
         nodes=args.nodes,
-        namespaces=min(args.namespaces, args.services),
+        namespaces=args.namespaces,
         changes=args.changes,
         changes_per_second=args.changes_per_second,
         rest_seconds=args.rest_seconds,

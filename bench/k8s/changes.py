@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from bench.k8s.client import Client
 from bench.k8s.fleet import path_of
-from bench.k8s.scale import PREFILL_GROUPS, Scale, service_name
+from bench.k8s.scale import Scale, service_name
 
 
 class Kind(StrEnum):
@@ -47,7 +47,7 @@ async def make(client: Client, scale: Scale, numbers: list[int]) -> list[Change]
 
 async def change_spec(client: Client, scale: Scale, number: int) -> Change:
     name = service_name(number)
-    patch = {"spec": {"pools": {"prefill": {"replicas": PREFILL_GROUPS + 1}}}}
+    patch = {"spec": {"pools": {"prefill": {"replicas": scale.shape.prefill_groups + 1}}}}
     await client.patch(path_of(scale, number), patch)
     return _change(Kind.SPEC, scale, number, "patch", "disaggregatedservices", name)
 

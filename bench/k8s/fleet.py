@@ -35,7 +35,7 @@ async def add_services(client: Client, scale: Scale, prefill_ip: str, decode_ip:
 
     async def add(number: int) -> None:
         path = SERVICES.replace("/disagg", f"/namespaces/{scale.namespace_of(number)}/disagg")
-        await client.create(path, service(number, prefill_ip, decode_ip))
+        await client.create(path, service(number, scale.shape, prefill_ip, decode_ip))
 
     await all_of(range(scale.namespaces), add_namespace, at_once=_AT_ONCE)
     await all_of(range(scale.services), add, at_once=_AT_ONCE)

@@ -21,7 +21,6 @@ from testbed.control_plane import ControlPlane
 from tests.cluster.operator_process import Doubles, Operator
 
 Row = dict[str, Any]
-SETTLE_SECONDS = 15.0
 ANSWER_SECONDS = 60.0
 FAILOVER_CHANGES = 10
 _EVERY_SECONDS = 0.2
@@ -77,7 +76,7 @@ async def bring_up(stage: Stage) -> Row:
 
 async def at_rest(stage: Stage) -> Row:
     """What the operator writes while nothing happens; anything but the Lease is one too many."""
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(stage.scale.settle_seconds)
     before, audit = stage.processes.read(), stage.audit()
     await asyncio.sleep(stage.scale.rest_seconds)
     writes = _writes(audit.read())
@@ -102,7 +101,7 @@ async def under_changes(stage: Stage, seed: int) -> Row:
         await asyncio.sleep(_EVERY_SECONDS)
         requests += audit.read()
         found, missing = latencies(changes, requests)
-    cores = stage.processes.since(before)
+    cores, seconds = stage.processes.since(before), time.monotonic() - before.at
     await await_serving(stage.client, stage.scale, seconds=stage.up_seconds, say=stage.say)
     rows = {kind.value: [latency for latency in found if latency.kind is kind] for kind in Kind} | {"all": found}
     return {
@@ -114,6 +113,7 @@ async def under_changes(stage: Stage, seed: int) -> Row:
         },
         "first_writes": dict(Counter(f"{one.kind}: {one.write}" for one in found)),
         "samples_ms": {kind.value: sorted(round(one.ms, 2) for one in rows[kind]) for kind in Kind},
+        "operator_cpu_ms_per_change": round(1000 * cores["operator"] * seconds / len(changes), 1),
         "operator_writes": _writes(requests),
         "cores": cores,
         **stage.rss(),
@@ -144,11 +144,11 @@ async def failover(stage: Stage, seed: int) -> Row:
     standby.start()
     try:
         await until(lambda: bool(standby.samples()), seconds=300, what="the standby to have read everything")
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(stage.scale.settle_seconds)
         audit, killed = stage.audit(), time.time()
         stage.operator.kill()
         stage.lead(standby)
-        numbers = random.Random(seed).sample(range(stage.scale.services), FAILOVER_CHANGES)
+        numbers = random.Random(seed).sample(range(stage.scale.services), min(FAILOVER_CHANGES, stage.scale.services))
         changes = [await change_child(stage.client, stage.scale, number) for number in numbers]
         return await _answered_after(killed, changes, audit)
     finally:

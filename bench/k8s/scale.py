@@ -8,8 +8,20 @@ from typing import Any
 Document = dict[str, Any]
 GPU = "amd.com/gpu"
 GPU_LABELS = {"amd.com/gpu.device-id": "74a1"}  # an MI300X, as its node labeller writes it
-PREFILL_GROUPS, DECODE_GROUPS, DECODE_NODES = 7, 2, 4
-PODS_PER_SERVICE = PREFILL_GROUPS + DECODE_GROUPS * DECODE_NODES + 1  # and one gateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Groups of one service: prefill groups have one pod, decode groups `decode_nodes`; a gateway has one pod."""
+
+    prefill_groups: int = 7
+    decode_groups: int = 2
+    decode_nodes: int = 4
+
+    @property
+    def pods(self) -> int:
+        """Of one service."""
+        return self.prefill_groups + self.decode_groups * self.decode_nodes + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +35,22 @@ class Scale:
     """Changes whose latency is measured; each to a service of its own."""
     changes_per_second: float
     rest_seconds: float
+    settle_seconds: float = 15.0
+    """Between bring-up and rest, and before the leader is killed."""
+    shape: Shape = Shape()
 
     def __post_init__(self) -> None:
         if self.changes > self.services:
             raise ValueError(f"{self.changes} changes need as many services, not {self.services}: lower --changes")
-        if 8 * self.nodes < self.services * PODS_PER_SERVICE:
-            needed = -(-self.services * PODS_PER_SERVICE // 8)
-            raise ValueError(f"{self.services} services need {needed} nodes of 8 GPUs: raise --nodes")
+        if self.namespaces > self.services:
+            raise ValueError(f"{self.namespaces} namespaces for {self.services} services: lower --namespaces")
+        if 8 * self.nodes < self.pods:
+            raise ValueError(f"{self.services} services need {-(-self.pods // 8)} nodes of 8 GPUs: raise --nodes")
 
     @property
     def pods(self) -> int:
         """Pods of all services."""
-        return self.services * PODS_PER_SERVICE
+        return self.services * self.shape.pods
 
     def namespace_of(self, number: int) -> str:
         """Of the service with that number."""
@@ -46,8 +62,8 @@ def service_name(number: int) -> str:
     return f"s{number:04d}"
 
 
-def service(number: int, prefill_ip: str, decode_ip: str) -> Document:
-    """7 prefill groups of one pod, 2 decode groups of four pods, one gateway; played pods have the given addresses."""
+def service(number: int, shape: Shape, prefill_ip: str, decode_ip: str) -> Document:
+    """The manifest; played pods have the given addresses."""
 
     def pool(replicas: int, nodes: int, ip: str) -> Document:
         return {
@@ -67,8 +83,8 @@ def service(number: int, prefill_ip: str, decode_ip: str) -> Document:
             "engine": {"type": "sim"},
             "accelerator": {"product": "MI300X", "resourceName": GPU, "gpusPerPod": 1},
             "pools": {
-                "prefill": pool(PREFILL_GROUPS, 1, prefill_ip),
-                "decode": pool(DECODE_GROUPS, DECODE_NODES, decode_ip),
+                "prefill": pool(shape.prefill_groups, 1, prefill_ip),
+                "decode": pool(shape.decode_groups, shape.decode_nodes, decode_ip),
             },
             "kvTransfer": {"leaseSeconds": 5},
             "drain": {"timeoutSeconds": 60},
