@@ -11,6 +11,8 @@ from testbed.errors import BedError
 from tests.cluster.operator_process import condition
 
 SETTLE_SECONDS = 60.0
+PASSING = ("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io")
+"""Kinds that other controllers write and delete in their own time."""
 CHILDREN = (
     "statefulsets,pods,services,deployments,serviceaccounts,rolebindings,poddisruptionbudgets,networkpolicies,"
     "controllerrevisions,workerpools"
@@ -43,6 +45,18 @@ def children(bed: Cluster, namespace: str) -> dict[tuple[str, str], Document]:
     """All objects that belong to a service, by kind and name."""
     found = bed.get(CHILDREN, namespace=namespace, selector="proa.dev/service")["items"]
     return {(item["kind"], item["metadata"]["name"]): item for item in found}
+
+
+def objects(bed: Cluster, *namespaces: str) -> frozenset[str]:
+    """NAMESPACE/KIND/NAME of every object there, whoever made it, and /KIND/NAME of every one of the cluster itself."""
+    found: set[str] = set()
+    for scope, places in (("true", namespaces), ("false", ("",))):
+        words = ("api-resources", f"--namespaced={scope}", "--verbs=list,create", "--output=name")
+        kinds = ",".join(kind for kind in bed.kubectl(*words).split() if kind not in PASSING)
+        for place in places:
+            names = bed.kubectl("get", kinds, f"--namespace={place}", "--output=name", "--ignore-not-found")
+            found |= {f"{place}/{name}" for name in names.split()}
+    return frozenset(found)
 
 
 def shape(bed: Cluster, namespace: str) -> dict[tuple[str, str], Any]:

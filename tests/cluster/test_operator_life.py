@@ -10,8 +10,9 @@ from functools import partial
 
 import pytest
 
+from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
-from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children, service, writes
+from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children, objects, service, writes
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
 REST_SECONDS = 12.0
@@ -100,7 +101,47 @@ def test_pools_follow_kubectl_scale(api: ControlPlane, namespace: str) -> None:
         api.until(partial(has, groups), what=f"{groups} decode groups", seconds=SETTLE_SECONDS)
 
 
-def test_deleting_a_service_leaves_nothing_behind(api: ControlPlane, namespace: str, operator: Operator) -> None:
-    api.kubectl("delete", "disaggregatedservice", "tiny", f"--namespace={namespace}", "--timeout=30s")
-    api.until(lambda: not children(api, namespace), what="all children to be gone", seconds=2 * SETTLE_SECONDS)
-    assert operator.stop() == 0
+@pytest.mark.usefixtures("operator")
+def test_pools_follow_an_autoscaler_and_the_unchanged_manifest_does_not_undo_it(
+    api: ControlPlane, namespace: str, doubles: Doubles
+) -> None:
+    def has(groups: int) -> bool:
+        status = api.get("workerpools", "tiny-decode", namespace)["status"]
+        return bool(status["readyReplicas"] == groups)
+
+    for minimum in (2, 3):
+        api.apply(autoscaler("tiny-decode", minimum), f"--namespace={namespace}")
+        api.until(partial(has, minimum), what=f"{minimum} decode groups", seconds=2 * SETTLE_SECONDS)
+    api.apply(sim_service(doubles), f"--namespace={namespace}")
+    await_settled(api, namespace)
+    assert api.get("workerpools", "tiny-decode", namespace)["spec"]["replicas"] == 3
+
+
+def autoscaler(pool: str, minimum: int) -> Document:
+    """A HorizontalPodAutoscaler of a WorkerPool. Nothing measures here, so it only keeps to its bounds."""
+    target = {"type": "Utilization", "averageUtilization": 50}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "proa.dev/v1alpha1", "kind": "WorkerPool", "name": pool},
+        "minReplicas": minimum,
+        "maxReplicas": 8,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    kind = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+    return {**kind, "metadata": {"name": pool}, "spec": spec}
+
+
+def test_deleting_services_leaves_nothing_behind(api: ControlPlane, namespace: str, doubles: Doubles) -> None:
+    before = objects(api, namespace)
+    with Operator(api, namespace):
+        hub = sim_service(doubles, name="hub", model={"uri": "hf://org/model", "name": "hub"})
+        api.apply([sim_service(doubles), hub], f"--namespace={namespace}")
+        await_settled(api, namespace)
+        await_settled(api, namespace, "hub")
+        made = objects(api, namespace) - before
+        assert {name.partition("/")[2].partition("/")[0] for name in made} >= {"job.batch", "persistentvolumeclaim"}
+        api.kubectl("delete", "disaggregatedservice", "--all", f"--namespace={namespace}", "--timeout=30s")
+
+        def left() -> frozenset[str]:
+            return objects(api, namespace) - before - {f"{namespace}/lease.coordination.k8s.io/proa"}
+
+        api.until(lambda: not left(), what=f"the end of {sorted(left())}", seconds=2 * SETTLE_SECONDS)

@@ -17,7 +17,7 @@ from proa_operator.names import COMPONENT_LABEL
 from testbed.images.images import OPERATOR
 from testbed.node.node import NodeCluster
 from tests.cluster.gateway_load import GatewayLoad
-from tests.cluster.operator_checks import await_settled, children
+from tests.cluster.operator_checks import await_settled, children, objects
 
 ROOT = Path(__file__).parents[2]
 CHARTS, VALUES = ROOT / "charts", ROOT / "testbed" / "values.yaml"
@@ -25,8 +25,6 @@ SYSTEM, TEAM = "story-system", "story"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 NEXT_IMAGE = f"{OPERATOR.rpartition(':')[0]}:next"
 START_SECONDS = 180.0
-PASSING = ("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io")
-"""Kinds that other controllers write and delete in their own time."""
 SERVICE = {
     "apiVersion": "proa.dev/v1alpha1",
     "kind": "DisaggregatedService",
@@ -78,7 +76,7 @@ def story(node_cluster: NodeCluster) -> Iterator[Story]:
         bed.kubectl("label", "namespace", name, RESTRICTED)
     place = (f"--namespace={SYSTEM}", "--wait", "--timeout=3m")
     bed.helm("upgrade", "--install", "proa-crds", str(CHARTS / "proa-crds"), "--take-ownership", *place)
-    before = objects(bed)
+    before = objects(bed, SYSTEM, TEAM)
     bed.helm("install", "proa", str(CHARTS / "proa"), f"--values={VALUES}", *place)
     bed.apply(SERVICE)
     await_settled(bed, TEAM, seconds=START_SECONDS)
@@ -86,18 +84,6 @@ def story(node_cluster: NodeCluster) -> Iterator[Story]:
     yield Story(bed=bed, before=before, url=f"http://{service['clusterIP']}:{service['ports'][0]['port']}")
     bed.helm("uninstall", "proa", f"--namespace={SYSTEM}", "--ignore-not-found")
     bed.kubectl("delete", "namespace", SYSTEM, TEAM, "--wait=false")
-
-
-def objects(bed: NodeCluster) -> frozenset[str]:
-    """Every object of both namespaces, and every one of the cluster itself that is not a node's."""
-    found: set[str] = set()
-    for scope in ("true", "false"):
-        words = ("api-resources", f"--namespaced={scope}", "--verbs=list,create", "--output=name")
-        kinds = ",".join(kind for kind in bed.kubectl(*words).split() if kind not in PASSING)
-        for place in (SYSTEM, TEAM) if scope == "true" else ("default",):
-            names = bed.kubectl("get", kinds, f"--namespace={place}", "--output=name", "--ignore-not-found")
-            found |= {f"{place if scope == 'true' else ''}/{name}" for name in names.split()}
-    return frozenset(found)
 
 
 def test_curl_gets_an_answer_through_the_gateways_service(story: Story) -> None:
@@ -164,6 +150,6 @@ def test_uninstalling_leaves_nothing_but_the_kinds(story: Story) -> None:
     story.helm("uninstall")
 
     def left() -> frozenset[str]:
-        return objects(story.bed) - story.before
+        return objects(story.bed, SYSTEM, TEAM) - story.before
 
     story.bed.until(lambda: not left(), what=f"nothing to be left but {sorted(left())}", seconds=60)
