@@ -1,7 +1,8 @@
-"""Random rollouts on the simulated cluster, each from one seed."""
+"""Random rollouts, each from one seed: on the simulated cluster, and for tests/cluster on a real API server."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -23,11 +24,38 @@ class Outcome:
     num_actions: int
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a rollout starts with."""
+
+    first: Any
+    """The service that is installed."""
+    start_seconds: Mapping[str, float]
+    """How long pods take to load, by model."""
+    num_nodes: int
+    """GPU nodes; 0 for a service that wants no accelerator."""
+
+
 def rollout(seed: int) -> Outcome:
-    """First install, up to three changes of mind, crashes all along. Broken or AssertionError when it goes wrong."""
+    """One on the simulated cluster. Broken or AssertionError when it goes wrong."""
     random = Random(seed)
-    invariants = Invariants()
-    world = _world(random, seed, invariants)
+    drawn, invariants = draw(random, seed), Invariants()
+    world = World(
+        drawn.first,
+        seed=seed,
+        behaviours={model: Behaviour(start_seconds=seconds) for model, seconds in drawn.start_seconds.items()},
+        watchers=[invariants],
+        period=120.0,
+        load_steps=3,
+        nodes=gpu_nodes(drawn.num_nodes) if drawn.num_nodes else None,
+    )
+    seconds = play(world, random, seed)
+    assert not world.plan().actions, f"seed {seed}: still busy with {world.plan().actions}"
+    return Outcome(seconds=seconds, num_checks=invariants.num_checks, num_actions=len(world.log))
+
+
+def play(world: World, random: Random, seed: int) -> float:
+    """First install, up to three changes of mind, crashes all along; returns the seconds after the install."""
     assert world.run(AT_MOST_SECONDS, until=lambda: is_settled(world)), f"seed {seed}: the first install hangs"
     begun = world.now
     crashes = [random.uniform(0, 400) for _ in range(random.randrange(5))]
@@ -40,11 +68,10 @@ def rollout(seed: int) -> Outcome:
     assert world.run(AT_MOST_SECONDS, until=lambda: is_settled(world)), f"seed {seed}: does not end: {world.status}"
     world.run(60.0)
     assert is_settled(world), f"seed {seed}: does not stay"
-    assert not world.plan().actions, f"seed {seed}: still busy with {world.plan().actions}"
-    return Outcome(seconds=world.now - begun, num_checks=invariants.num_checks, num_actions=len(world.log))
+    return world.now - begun
 
 
-def _world(random: Random, seed: int, invariants: Invariants) -> World:
+def draw(random: Random, seed: int) -> Drawn:
     """Every third has GPU nodes, of which some fail on the way."""
     surge, unavailable = random.choice([(1, 0), (0, 1), (1, 1), (2, 0), (2, 1), (3, 2)])
     has_nodes = seed % 3 == 0
@@ -56,16 +83,8 @@ def _world(random: Random, seed: int, invariants: Invariants) -> World:
         pools={"prefill": {"nodesPerGroup": random.choice([1, 1, 2])}},
         accelerator={"product": "MI300X", "gpusPerPod": 8} if has_nodes else None,
     )
-    behaviours = {model: Behaviour(start_seconds=random.choice([5.0, 20.0, 90.0])) for model in MODELS}
-    return World(
-        first,
-        seed=seed,
-        behaviours=behaviours,
-        watchers=[invariants],
-        period=120.0,
-        load_steps=3,
-        nodes=gpu_nodes(26) if has_nodes else None,
-    )
+    start_seconds = {model: random.choice([5.0, 20.0, 90.0]) for model in MODELS}
+    return Drawn(first=first, start_seconds=start_seconds, num_nodes=26 if has_nodes else 0)
 
 
 def _hurt(world: World, random: Random) -> None:

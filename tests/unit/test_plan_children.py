@@ -116,6 +116,13 @@ def test_manual_scale_is_kept_until_the_manifest_changes_its_own_number() -> Non
     assert world.run(200, until=lambda: is_settled(world))
 
 
+def test_a_service_without_a_group_does_not_serve() -> None:
+    world = World(service())
+    assert plan(world.observe(), world.settings, world.renderer).status["columns"]["state"] == "Pending"
+    asleep = World(service(prefill=0, decode=0))
+    assert plan(asleep.observe(), asleep.settings, asleep.renderer).status["columns"]["state"] == "Asleep"
+
+
 def test_held_prefill_has_no_partner_yet() -> None:
     """The new decode starts late: the new prefill must not be routed before it."""
     world = installed(prefill=2, decode=2)

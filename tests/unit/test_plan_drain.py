@@ -10,7 +10,7 @@ from proa_operator.names import Role
 from proa_operator.plan.actions import Delete, DrainWorker, EventType, Remember, Route
 from proa_operator.plan.memo import DrainPhase
 from proa_operator.plan.plan import plan
-from proa_operator.plan.state import Observed, RouteReason, WorkerLoad
+from proa_operator.plan.state import Observed, RouteReason, StartPhase, WorkerLoad
 
 from tests.unit.plan_fakes import service
 from tests.unit.plan_invariants import Invariants
@@ -145,6 +145,18 @@ def test_what_a_worker_must_say_before_its_group_goes(fields: dict[str, Any] | N
     idle_at = observed if after < 40 else mark_idle(observed, since + 20)
     made = plan(with_load(idle_at, load, now=since + after), world.settings, world.renderer)
     assert any(isinstance(action, Delete) for action in made.actions) is goes
+
+
+def test_an_idle_worker_that_drains_since_before_the_cordon_is_looked_at_again_soon() -> None:
+    """Its next answer says the same, so it is no news and brings no plan about."""
+    world = installed()
+    world.drain_seconds = 500
+    observed = draining(world)
+    since = next(group.memo.drain.since for group in observed.groups if group.memo.drain)
+    stale = WorkerLoad(phase=StartPhase.DRAINING, seen_at=since + 5)
+    made = plan(with_load(observed, stale, now=since + 11), world.settings, world.renderer)
+    assert made.wake_at is not None
+    assert made.wake_at <= since + 16
 
 
 def test_a_pod_that_was_held_back_is_cordoned_by_name() -> None:

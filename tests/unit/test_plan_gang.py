@@ -112,6 +112,12 @@ def test_pods_stay_gated_while_the_model_is_on_its_way() -> None:
     assert all(pod.is_gated for pod in world.pods.values())
     ready = next(found for found in world.status["conditions"] if found["type"] == "ModelReady")
     assert (ready["status"], ready["reason"]) == ("False", "Downloading")
+    assert world.status["columns"]["state"] == "Download 0%"
+    world.job = JobState(bytes_done=1_390_000_000, bytes_total=3_000_000_000)
+    world.run(5)
+    ready = next(found for found in world.status["conditions"] if found["type"] == "ModelReady")
+    assert ready["message"] == "downloading hf://org/model: 46% of 3.0 GB"
+    assert world.status["columns"]["state"] == "Download 40%"
     world.job = JobState(is_done=True, bytes_done=100, bytes_total=100)
     assert world.run(100, until=lambda: is_settled(world))
 

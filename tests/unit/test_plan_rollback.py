@@ -11,7 +11,7 @@ from proa_operator.plan.state import Observed
 
 from tests.unit.plan_fakes import FakeRenderer, service
 from tests.unit.plan_invariants import Invariants
-from tests.unit.plan_world import Behaviour, World, is_settled, settled_at
+from tests.unit.plan_world import Behaviour, World, gpu_nodes, is_settled, settled_at
 
 ONE, TWO = "bundled://one", "bundled://two"
 PATIENCE = 600
@@ -119,6 +119,46 @@ def test_pause_leaves_all_as_it_is() -> None:
     world.run(3000)
     assert set(world.sets) == groups
     assert condition(world, "Progressing")["reason"] == "Paused"
+
+
+def paused(nodes: int = 0, **fields: object) -> World:
+    """The new revision never becomes ready, and stays as it is."""
+    rollout = {"noProgressSeconds": PATIENCE, "onFailure": "Pause"}
+    shape: dict[str, object] = {"accelerator": {"product": "MI300X", "gpusPerPod": 8}} if nodes else {}
+    first = service(model=ONE, rollout=rollout, **shape, **fields)
+    world = World(first, nodes=gpu_nodes(nodes) if nodes else None, watchers=[Invariants()], period=PERIOD)
+    assert world.run(600, until=lambda: is_settled(world))
+    world.behaviours[TWO] = Behaviour(is_silent=True)
+    world.change(service(model=TWO, rollout=rollout, **shape, **fields))
+    assert world.run(2000, until=lambda: has_failed(world))
+    world.run(60)
+    return world
+
+
+def serving(world: World) -> dict[str, str]:
+    """Revision of each group that is routed."""
+    return {pod.set_name: world.sets[pod.set_name].revision for pod in world.pods.values() if pod.is_routable}
+
+
+@pytest.mark.parametrize(("wanted", "served"), [(4, 4), (2, 2), (1, 2)])
+def test_pause_scales_the_good_revision_and_keeps_the_failed_one_to_look_at(wanted: int, served: int) -> None:
+    world = paused()
+    failed = {owner.name for owner in world.sets.values() if owner.revision == revision(world, TWO)}
+    world.scale(Role.DECODE, wanted)
+    world.run(300)
+    decode = [found for name, found in serving(world).items() if "-decode-" in name]
+    assert decode == [revision(world, ONE)] * served
+    assert failed
+    assert failed <= set(world.sets)
+
+
+def test_pause_moves_groups_off_a_bad_node() -> None:
+    world = paused(nodes=8)
+    node = next(pod.node for pod in world.pods.values() if pod.is_routable)
+    world.set_node(node, is_unschedulable=True)
+    world.run(300)
+    assert not [pod for pod in world.pods.values() if pod.node == node and pod.is_routable]
+    assert sorted(serving(world).values()) == [revision(world, ONE)] * 4
 
 
 def test_first_install_never_rolls_back() -> None:
