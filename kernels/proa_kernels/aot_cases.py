@@ -9,7 +9,14 @@ from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
 from proa_kernels.arch import DECODE_BLOCKS, GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
 from proa_kernels.gate_triton import gate_kernel
-from proa_kernels.moe_align_triton import MATRIX_ROWS, align_count_kernel, align_one_kernel, align_place_kernel
+from proa_kernels.moe_align_triton import (
+    COUNT_CHUNK,
+    MATRIX_ROWS,
+    align_count_kernel,
+    align_direct_kernel,
+    align_place_kernel,
+    pad_width,
+)
 from proa_kernels.moe_decode_triton import decode_down_kernel, decode_up_kernel
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 
@@ -28,14 +35,17 @@ def cases_for(arch: Arch) -> Iterator[Case]:
 
 
 def _align_cases(arch: Arch) -> Iterator[Case]:
-    for tokens in (1, 16, 128, 1024, 16384):
+    for tokens in (1, 16, 256, 1024, 16384):
         plan = align_plan(tokens * 8, arch)
         common = {"TILE": plan.tile, "EP": NUM_EXPERTS, "HAS_MAP": False, "HAS_TOKENS": False}
-        if plan.num_programs == 1:
-            yield make_case(f"align_one tile {plan.tile}", align_one_kernel, {}, common | {"M": 64}, plan.num_warps)
+        padded = common | {"M": 64, "WIDTH": pad_width(64, NUM_EXPERTS, plan.num_warps * arch.wave_size)}
+        if plan.num_launches == 1:
+            num_ids = plan.num_programs * plan.tile
+            constants = padded | {"NP": num_ids, "CHUNK": min(num_ids, COUNT_CHUNK)}
+            yield make_case(f"align_direct {num_ids} ids", align_direct_kernel, {}, constants, plan.num_warps)
             continue
         yield make_case(f"align_count tile {plan.tile}", align_count_kernel, {}, common, plan.num_warps)
-        constants = common | {"M": 64, "ROWS": MATRIX_ROWS}
+        constants = padded | {"ROWS": MATRIX_ROWS}
         yield make_case(f"align_place tile {plan.tile}", align_place_kernel, {}, constants, plan.num_warps)
 
 

@@ -76,25 +76,32 @@ def arm_for(op: Op, device: torch.device) -> Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignPlan:
-    """`num_programs` = 1 means one launch of one block that holds all ids in one tile; else count, then place."""
+    """One launch: each program counts all ids and places one of a power of two of tiles.
 
+    Two launches: count, then place, each program over as many tiles as it takes.
+    """
+
+    num_launches: Literal[1, 2]
     num_programs: int
     tile: int
     num_warps: int
 
 
-SINGLE_TILE_IDS = 1024
+DIRECT_IDS = 4096  # every program counts them all
+DIRECT_TILE = 64
 MAX_ALIGN_PROGRAMS = 128  # every block reads the whole count matrix: more blocks cost more than they bring
 
 
 def align_plan(num_ids: int, arch: Arch) -> AlignPlan:
     """Launch shape of `moe_align` for `num_ids` token-expert pairs."""
-    if num_ids <= SINGLE_TILE_IDS:
-        tile = max(16, next_power_of_2(num_ids))
-        return AlignPlan(num_programs=1, tile=tile, num_warps=_warps(tile // 4, arch))
+    if num_ids <= DIRECT_IDS:
+        padded = max(16, next_power_of_2(num_ids))
+        tile = min(padded, DIRECT_TILE)
+        num_warps = _warps(max(256, padded // 8), arch)  # at least four waves: the padding wants threads too
+        return AlignPlan(num_launches=1, num_programs=padded // tile, tile=tile, num_warps=num_warps)
     tile = 512 if num_ids <= 1 << 16 else 1024
-    programs = min(ceil_div(num_ids, tile), MAX_ALIGN_PROGRAMS, arch.num_cus)
-    return AlignPlan(num_programs=whole_xcds(programs, arch.num_xcds), tile=tile, num_warps=_warps(tile // 4, arch))
+    programs = whole_xcds(min(ceil_div(num_ids, tile), MAX_ALIGN_PROGRAMS, arch.num_cus), arch.num_xcds)
+    return AlignPlan(num_launches=2, num_programs=programs, tile=tile, num_warps=_warps(tile // 4, arch))
 
 
 def whole_xcds(num_programs: int, num_xcds: int) -> int:

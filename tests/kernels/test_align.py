@@ -10,8 +10,9 @@ from proa_kernels.moe_align_triton import launch_align
 from proa_kernels.testing import Guarded, alignment_faults
 
 CPU = torch.device("cpu")
-ONE = AlignPlan(num_programs=1, tile=64, num_warps=1)
-MANY = AlignPlan(num_programs=3, tile=16, num_warps=1)
+ONE = AlignPlan(num_launches=1, num_programs=1, tile=64, num_warps=1)
+SPLIT = AlignPlan(num_launches=1, num_programs=4, tile=16, num_warps=1)
+MANY = AlignPlan(num_launches=2, num_programs=3, tile=16, num_warps=1)
 # tokens, experts per token, experts, block rows, plan
 SHAPES = [
     (0, 8, 8, 4, ONE),
@@ -19,6 +20,10 @@ SHAPES = [
     (1, 8, 256, 16, ONE),
     (8, 8, 64, 64, ONE),
     (21, 3, 65, 8, ONE),
+    (0, 8, 8, 4, SPLIT),
+    (21, 3, 65, 8, SPLIT),
+    (16, 1, 65, 4, SPLIT),
+    (8, 8, 1024, 256, SPLIT),
     (5, 3, 257, 4, MANY),
     (8, 2, 8, 256, MANY),
     (15, 1, 65, 4, MANY),
@@ -58,13 +63,13 @@ def test_shapes_with_dropped_ids(tokens: int, per_token: int, num_experts: int, 
     assert run(ids, num_experts, block_rows, plan) == []
 
 
-@pytest.mark.parametrize("plan", [ONE, MANY])
+@pytest.mark.parametrize("plan", [ONE, SPLIT, MANY])
 @pytest.mark.parametrize("value", [-1, 0, 5, 7, 8])
 def test_all_ids_equal(value: int, plan: AlignPlan):
     assert run(torch.full((30, 2), value, dtype=torch.int32), 8, 4, plan) == []
 
 
-@pytest.mark.parametrize("plan", [ONE, MANY])
+@pytest.mark.parametrize("plan", [ONE, SPLIT, MANY])
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_expert_map(kept: int, plan: AlignPlan):
     expert_map = torch.full((16,), -1, dtype=torch.int32)
@@ -72,7 +77,7 @@ def test_expert_map(kept: int, plan: AlignPlan):
     assert run(random_ids(20, 2, -1, 18), 4, 8, plan, expert_map=expert_map) == []
 
 
-@pytest.mark.parametrize("plan", [ONE, MANY])
+@pytest.mark.parametrize("plan", [ONE, SPLIT, MANY])
 @pytest.mark.parametrize("count", [-1, 0, 1, 13, 20, 99])
 def test_token_count_on_the_device(count: int, plan: AlignPlan):
     num_tokens = torch.tensor([count], dtype=torch.int32)
@@ -81,7 +86,7 @@ def test_token_count_on_the_device(count: int, plan: AlignPlan):
 
 def test_skewed_ids_and_repeats_are_equal():
     ids = (random_ids(60, 1, 0, 1 << 16).float() / (1 << 16)).pow(4).mul(32).to(torch.int32)
-    assert [run(ids, 32, 4, MANY) for _ in range(5)] == [[]] * 5
+    assert [run(ids, 32, 4, plan) for plan in (SPLIT, MANY) for _ in range(3)] == [[]] * 6
 
 
 PLANTED = {
@@ -99,7 +104,7 @@ def test_checker_catches(fault: str):
     ids = torch.zeros(6, 2, dtype=torch.int32)
     guards = [Guarded.empty((t.numel(),), torch.int32, CPU) for t in empty_alignment(12, 8, 8, CPU).tensors()]
     outputs = tuple(guard.tensor for guard in guards)
-    launch_align(ids, 8, None, None, outputs, ONE)
+    launch_align(ids, 8, None, None, outputs, SPLIT)
     PLANTED[fault](outputs)
     assert alignment_faults(outputs, align_ref(ids, 8, 8), 8) == [fault]
 
