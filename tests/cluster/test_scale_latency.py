@@ -38,9 +38,7 @@ MADE = request(AGENT, "delete", "poddisruptionbudgets", "s0001-a", 10.0, 10.02)
     ("others", "expected"),
     [
         pytest.param([(OPERATOR, "patch", "poddisruptionbudgets", "s0001-a", 10.05)], (30.0, 60.0), id="answered"),
-        pytest.param(
-            [(OPERATOR, "patch", "pods/status", "s0001-b", 10.01)], (0.0, 20.0), id="before its answer"
-        ),
+        pytest.param([(OPERATOR, "patch", "pods/status", "s0001-b", 10.01)], (0.0, 20.0), id="before its answer"),
         pytest.param([(OPERATOR, "patch", "pods/status", "s0001-b", 9.99)], None, id="before the change"),
         pytest.param([(OPERATOR, "patch", "pods/status", "s0002-b", 10.05)], None, id="another service"),
         pytest.param([(OPERATOR, "patch", "disaggregatedservices/status", "s0001", 10.05)], None, id="no child"),

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from proa_operator.cluster import kinds, watch
-from proa_operator.cluster.api import Api
 from proa_operator.cluster.cache import Cache
 from proa_operator.cluster.errors import ClusterError, Refused, Unreachable
 from proa_operator.cluster.sync import Sync
@@ -109,43 +105,3 @@ async def test_what_went_while_the_place_was_lost_is_gone() -> None:
     server = Server([[node_body("n0"), node_body("n1")], [node_body("n1", version=150)]], [[EXPIRED], []])
     _, cache = await followed(server)
     assert [node.name for node in cache.all(kinds.NODE)] == ["n1"]
-
-
-async def test_a_line_may_be_longer_than_any_buffer() -> None:
-    long = {"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "7"}, "text": "x" * 400_000}}
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.query["resourceVersion"] == "6"
-        response = web.StreamResponse()
-        await response.prepare(request)
-        for event in (long, long):
-            await response.write(json.dumps(event).encode() + b"\n")
-        return response
-
-    app = web.Application()
-    app.router.add_get("/api/v1/nodes", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    connection: Any = Loopback(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    api = Api(connection)
-    try:
-        found = [event async for event in api.watch(kinds.NODE, "", {}, version=6, seconds=5)]
-    finally:
-        await api.close()
-        await runner.cleanup()
-    assert found == [long, long]
-
-
-class Loopback:
-    """A connection without credentials."""
-
-    def __init__(self, server: str) -> None:
-        self.server = server
-
-    def session(self, most_connections: int = 64) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession()
-
-    def headers(self, now: float) -> dict[str, str]:
-        return {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -21,6 +23,7 @@ _READ_SECONDS = 30.0
 _WRITE_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 90.0  # bookmarks come every minute
+_MOST_WRITES = 16
 _PAGE = 500
 _PRECONDITION_FAILED = ("test failed", "metadata.uid: Invalid value")
 _AGENT = {"User-Agent": names.MANAGER}
@@ -50,13 +53,16 @@ def free_to_write() -> float:
 class Api:
     """Raises ApiError and Unreachable.
 
-    Before each write but the Lease's, `may_write` says how long it may take, and raises when it is not allowed.
+    Before each write but the Lease's, `may_write` says how long it may take, and raises when it is not allowed. Only 16
+    writes are on their way at a time, in the order in which they were asked for: a slow server is not flooded, and a
+    service with one thing to write does not wait for another's fifty.
     """
 
     def __init__(self, connection: Connection, may_write: Callable[[], float] = free_to_write) -> None:
         self._connection = connection
         self._session: aiohttp.ClientSession | None = None
         self._watches: aiohttp.ClientSession | None = None
+        self._slots = asyncio.Semaphore(_MOST_WRITES)
         self.may_write = may_write
 
     async def close(self) -> None:
@@ -167,10 +173,14 @@ class Api:
         content: str = "application/json",
         query: dict[str, str] | None = None,
     ) -> Json:
-        seconds = _WRITE_SECONDS if ref.kind.name == "Lease" else min(_WRITE_SECONDS, self.may_write())
         kind = f"{ref.kind.name}/{ref.subresource}" if ref.subresource else ref.kind.name
-        what = (_VERBS[method], kind)
-        return await self._send(method, ref.path, what=what, seconds=seconds, query=query, body=body, content=content)
+        send = partial(
+            self._send, method, ref.path, what=(_VERBS[method], kind), query=query, body=body, content=content
+        )
+        if ref.kind.name == "Lease":
+            return await send(seconds=_WRITE_SECONDS)
+        async with self._slots:
+            return await send(seconds=min(_WRITE_SECONDS, self.may_write()))
 
     async def _send(
         self,

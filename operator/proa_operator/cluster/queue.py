@@ -18,9 +18,12 @@ Work = Callable[[ServiceKey, float], Awaitable[None]]
 
 
 class Queue:
-    """Loop-local. `work` raises ClusterError for what is worth another try."""
+    """Loop-local. `work` raises ClusterError for what is worth another try.
 
-    def __init__(self, work: Work, *, num_workers: int = 8) -> None:
+    There are more workers than writes at a time (see `Api`): most of them wait, each for the write of its service.
+    """
+
+    def __init__(self, work: Work, *, num_workers: int = 64) -> None:
         self._work = work
         self._num_workers = num_workers
         self._backlog: Backlog[ServiceKey] = Backlog()
