@@ -22,9 +22,9 @@ import torch
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.model.config import ModelConfig
+from proa_workers.profile.drive import Sequences
 
 from bench.serving.device_check import check_device
-from bench.serving.drive import Sequences
 from bench.serving.provenance import ROOT, provenance
 from bench.serving.shapes import SHAPES, decode_step_bytes
 

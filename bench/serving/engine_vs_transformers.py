@@ -23,8 +23,8 @@ import torch
 import transformers
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
+from proa_workers.profile.drive import Sequences
 
-from bench.serving.drive import Sequences
 from bench.serving.provenance import ROOT, provenance
 
 PROMPT_TOKENS = 32

@@ -70,6 +70,21 @@ def test_profile_of_a_file(tmp_path: Path) -> None:
     assert cost_model_from({}, "nothing") == CostModel()
 
 
+def test_a_performance_profile_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(
+        "kind: PerformanceProfile\nspec:\n"
+        "  step: {baseSeconds: '0.002', expertShare: '0.05'}\n  prefill: {tokenSeconds: '1.1e-05'}\n"
+        "  decode: {sequenceSeconds: '2e-05'}\n  kvBytesPerToken: 9216\n  kvCacheTokens: 1000\n  startupSeconds: 7\n"
+        "  provenance: {origin: measured, date: '2026-01-31', source: here}\n"
+    )
+    cost = read_profile(path).cost
+    assert (cost.step_base_seconds, cost.expert_share, cost.prefill_token_seconds) == (0.002, 0.05, 1.1e-5)
+    assert (cost.kv_bytes_per_token, cost.startup_seconds) == (9216, 7.0)
+    assert (cost.step_experts_seconds, cost.transfer_latency_seconds) == (0.0, CostModel().transfer_latency_seconds)
+    assert cost.provenance == "measured: here, 2026-01-31"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -85,6 +100,7 @@ def test_profile_of_a_file(tmp_path: Path) -> None:
         ("provenance: simulated\nprefill_pair_seconds: .nan", "prefill_pair_seconds must be 0 or more, got nan"),
         ("provenance: simulated\nexpert_share: 2", r"expert_share must be in 0..1, got 2"),
         ("provenance: simulated\ntransfer_bytes_per_second: 0", "transfer_bytes_per_second and kv_cache_tokens"),
+        ("kind: PerformanceProfile\nspec: {}", "no complete PerformanceProfile"),
         ("provenance: 3", "provenance must be text, got 3"),
         ("provenance: simulated\nmean_output_tokens: 0.5", "mean_output_tokens must be 0 or at least 1, got 0.5"),
     ],

@@ -58,6 +58,8 @@ class Settings:
     pairing_protocol: str = ""
     sim_profile: str = ""
     sim_speed: float = 1.0
+    profile: str = ""
+    profile_seconds: float = 120.0
 
 
 _HELP = {
@@ -92,6 +94,8 @@ _HELP = {
     "pairing_protocol": "prefill and decode workers pair only when equal (also SMG_PAIRING_PROTOCOL)",
     "sim_profile": "cost model of the sim engine (YAML); empty: the built-in example",
     "sim_speed": "modelled seconds that pass in one real second",
+    "profile": "measure the engine, write its cost model into this file, and end (`proa profile` uses it)",
+    "profile_seconds": "how long to measure at most, without the load of the model",
 }
 
 
@@ -178,15 +182,21 @@ def _check(s: Settings) -> None:
     for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
         if getattr(s, name) < 1:
             raise SettingsError(f"{_flag(name)} must be at least 1, got {getattr(s, name)}")
-    for name in ("lease_seconds", "unclaimed_lease_seconds", "drain_timeout_seconds", "sim_speed"):
+    for name in ("lease_seconds", "unclaimed_lease_seconds", "drain_timeout_seconds", "sim_speed", "profile_seconds"):
         if not 0 < getattr(s, name) < math.inf:  # also for nan
             raise SettingsError(f"{_flag(name)} must be a number above 0, got {getattr(s, name)}")
     if s.max_model_len < 0 or s.num_kv_blocks < 0:
         raise SettingsError("--max-model-len and --num-kv-blocks must not be negative (0 chooses for you)")
     if s.num_kv_blocks and s.kv_cache_memory:
         raise SettingsError("--num-kv-blocks and --kv-cache-memory both size the KV pool: give one of them")
+    _check_sim(s)
+
+
+def _check_sim(s: Settings) -> None:
     if s.sim_profile and s.engine != "sim":
         raise SettingsError("--sim-profile works with --engine sim only")
+    if s.profile and s.sim_speed != 1:
+        raise SettingsError("--profile measures in real time: drop --sim-speed")
     if s.engine == "sim" and s.device == "cuda":
         raise SettingsError("--engine sim computes nothing: drop --device cuda")
 

@@ -82,6 +82,11 @@ COMMANDS: dict[str, Command] = {
         panel=BOTH,
         help="Drive load at an OpenAI endpoint; report TTFT, ITL, TPOT, E2E, tokens/s and goodput.",
     ),
+    "profile": Command(
+        module="proa_operator.cli.profile",
+        panel=HERE,
+        help="Measure one worker of a manifest on this machine; write a PerformanceProfile with the error of its fit.",
+    ),
     "simulate": Command(
         module="proa_operator.simulate.cli",
         panel=BOTH,

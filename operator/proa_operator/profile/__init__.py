@@ -1,0 +1,1 @@
+"""`proa profile`: from a measured worker to a PerformanceProfile."""

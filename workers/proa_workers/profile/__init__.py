@@ -1,0 +1,1 @@
+"""How fast an engine is: steps of known content, timed, and a cost model fitted to them."""
