@@ -1,4 +1,4 @@
-"""What the API server refuses, with the message, and that `proa validate` refuses the same."""
+"""What the API server refuses, with the message, and that `proa up` refuses the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from proa_operator.api.load import load
+from proa_operator.cli.main import app
 from proa_operator.errors import ManifestError
 
 from testbed.control_plane import ControlPlane
@@ -79,11 +79,13 @@ def _manifest(path: str, value: Any) -> dict[str, Any]:
 
 
 def _local_refusal(document: dict[str, Any], tmp_path: Path) -> str:
-    """What `proa validate` prints, without the file's name; empty when it takes the manifest."""
+    """What `proa up` prints, without the file's name; shared memory is for one machine only, so it takes that."""
     file = tmp_path / "manifest.yaml"
     file.write_text(json.dumps(document))
+    is_shared = document["spec"].get("kvTransfer", {}).get("backend") == "shm"
+    words = ["validate", str(file)] if is_shared else ["up", str(file), "--dry-run"]
     try:
-        load(file)
+        app(words, standalone_mode=False)
     except ManifestError as error:
         return str(error).replace(f"{file}: ", "")
     return ""
