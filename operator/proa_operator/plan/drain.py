@@ -11,6 +11,8 @@ from proa_operator.plan.standing import PROVEN, Standing
 from proa_operator.plan.state import RouteReason, StartPhase, WorkerLoad
 from proa_operator.plan.step import Steps, Wake
 
+_LOAD_SECONDS = 2.0  # a worker that drains is asked for its load about every second
+
 
 def begin(situation: Situation, standing: Standing, why: Why) -> Steps:
     """Cordon a group that may have work; a group that cannot have any goes at once."""
@@ -58,7 +60,8 @@ def _wait(situation: Situation, standing: Standing, drain: Drain, deadline: floa
     loads = _loads(standing)
     is_idle = bool(loads) and all(load.seen_at >= told_at and not (load.running or load.waiting) for load in loads)
     if not is_idle:
-        yield Wake(at=deadline)
+        is_news_due = any(load.seen_at < told_at for load in loads)  # an answer that says the same is no news
+        yield Wake(at=min(deadline, situation.now + _LOAD_SECONDS) if is_news_due else deadline)
         return
     if drain.idle_since is None:
         drain = replace(drain, idle_since=situation.now)

@@ -22,13 +22,12 @@ def grow(situation: Situation) -> Steps:
         for standing in _cordoned(situation, role)[: max(0, missing)]:
             missing -= 1
             yield Remember(group=standing.group.name, memo=replace(standing.group.memo, drain=None))
-        holding = sum(standing.holds_devices for standing in situation.standings if standing.group.role is role)
-        for index in _free_indices(situation, role, min(missing, situation.budget(role) - holding)):
+        for index in _free_indices(situation, role, min(missing, _room(situation, role))):
             yield Apply(
                 objects=situation.renderer.group(
                     situation.observed,
-                    situation.specs[situation.growing],
-                    revision=situation.growing,
+                    situation.specs[situation.filling],
+                    revision=situation.filling,
                     role=role,
                     index=index,
                 )
@@ -47,7 +46,7 @@ def shrink(situation: Situation) -> Steps:
 def reason_to_leave(situation: Situation, standing: Standing) -> Why | None:
     """Why a group has no future, be it leaving already or not; None for one to keep."""
     group = standing.group
-    if group.revision != situation.growing:
+    if group.revision != situation.growing and not situation.is_paused:
         return Why.ROLLBACK if group.revision == situation.asked else Why.ROLLOUT
     if not situation.wanted.get(group.role):
         return Why.SCALE_IN
@@ -109,20 +108,37 @@ class Ledger:
         return not self._situation.capacity(other for other in left if specs[other.group.revision].topology is old)
 
 
+def _room(situation: Situation, role: Role) -> int:
+    """Groups that may be added within the surge."""
+    holding = sum(standing.holds_devices for standing in situation.standings if standing.group.role is role)
+    return situation.budget(role) - holding
+
+
 def _keepers(situation: Situation, role: Role) -> list[Standing]:
-    """Groups of the growing revision that stay; a lost one is replaced by another index and may yet come back."""
+    """Groups that stay; a lost one is replaced by another index and may yet come back."""
     return [
         standing
-        for standing in situation.of(situation.growing, role)
+        for standing in _of_role(situation, role)
         if not standing.is_leaving and not standing.is_lost and reason_to_leave(situation, standing) is None
     ]
 
 
-def _cordoned(situation: Situation, role: Role) -> list[Standing]:
-    """Groups of the growing revision whose drain can be taken back: their workers have not been told yet."""
+def _of_role(situation: Situation, role: Role) -> list[Standing]:
+    """Of the growing revision. While paused, of the failed one too, if it serves: else a person is to look at it."""
+    if not situation.is_paused:
+        return situation.of(situation.growing, role)
     return [
         standing
-        for standing in situation.of(situation.growing, role)
+        for standing in situation.standings
+        if standing.group.role is role and (standing.is_counted or standing.group.revision == situation.filling)
+    ]
+
+
+def _cordoned(situation: Situation, role: Role) -> list[Standing]:
+    """Groups whose drain can be taken back: their workers have not been told yet."""
+    return [
+        standing
+        for standing in _of_role(situation, role)
         if standing.group.memo.drain is not None
         and standing.group.memo.drain.phase is DrainPhase.CORDONED
         and not standing.group.is_deleting
@@ -132,7 +148,7 @@ def _cordoned(situation: Situation, role: Role) -> list[Standing]:
 
 
 def _free_indices(situation: Situation, role: Role, number: int) -> Iterator[int]:
-    used = {standing.group.index for standing in situation.of(situation.growing, role)}
+    used = {standing.group.index for standing in situation.of(situation.filling, role)}
     index = 0
     for _ in range(number):
         while index in used:
@@ -145,10 +161,22 @@ def _leavers(situation: Situation) -> Iterator[tuple[Why, Standing]]:
     for standing in situation.standings:
         if not standing.is_leaving and (why := reason_to_leave(situation, standing)) is not None:
             yield why, standing
+    for standing in _in_the_way(situation):
+        yield Why.ROLLBACK, standing
     for role, wanted in situation.wanted.items():
         keepers = sorted(_keepers(situation, role), key=_order)
-        for standing in keepers[: max(0, len(keepers) - wanted)]:
+        most = wanted + (situation.spec.rollout.max_surge_groups if situation.is_paused else 0)
+        for standing in keepers[: max(0, len(keepers) - most)]:
             yield Why.SCALE_IN, standing
+
+
+def _in_the_way(situation: Situation) -> Iterator[Standing]:
+    """While paused: groups that never served and hold the room which one on a bad node needs to move."""
+    for standing in situation.standings if situation.is_paused else ():
+        role, is_stuck = standing.group.role, standing.group.revision != situation.filling and not standing.is_counted
+        ailing = any(other.ailment and other.group.role is role and other.is_ready for other in situation.standings)
+        if is_stuck and ailing and not standing.is_leaving and _room(situation, role) <= 0:
+            yield standing
 
 
 def _order(standing: Standing) -> tuple[bool, bool, int, str]:

@@ -50,10 +50,22 @@ class Situation:
 
     @property
     def is_frozen(self) -> bool:
-        """A failed rollout that was told to stay as it is, or a spec that cannot be followed."""
+        """Groups neither come nor go: a spec that cannot be followed, or a pause without a revision to fill up with."""
+        return (self.is_paused and not self.filling) or (bool(self.refusals) and self.target == self.asked)
+
+    @property
+    def is_paused(self) -> bool:
+        """A failed rollout that was told to stay as it is: no group is moved from one revision to the other."""
         failed = self.revision(self.target)
-        is_paused = self.spec.rollout.on_failure is OnFailure.PAUSE and failed is not None and bool(failed.failed)
-        return is_paused or (bool(self.refusals) and self.target == self.asked)
+        return self.spec.rollout.on_failure is OnFailure.PAUSE and failed is not None and bool(failed.failed)
+
+    @property
+    def filling(self) -> str:
+        """Revision of new groups: the growing one, and while paused the last good one; empty where there is none."""
+        if not self.is_paused:
+            return self.growing
+        back = rollback_target(self.observed, self.asked)
+        return back.name if back is not None and back.spec.topology is self.specs[self.target].topology else ""
 
     def revision(self, name: str) -> Revision | None:
         """The stored revision of that name."""
@@ -99,8 +111,8 @@ class Situation:
 
     @property
     def wanted(self) -> Mapping[Role, int]:
-        """Groups of each role that the growing revision has to have."""
-        return self.desired_of(self.growing)
+        """Groups of each role that the growing revision has to have; while paused all revisions together."""
+        return self.desired if self.is_paused else self.desired_of(self.growing)
 
     def demand(self, revision: str) -> Demand:
         """What a pod of the revision asks of its node."""

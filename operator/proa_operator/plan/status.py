@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from proa_operator.names import Role
+from proa_operator.plan import gang
 from proa_operator.plan.conditions import conditions_of
 from proa_operator.plan.objects import digest
 from proa_operator.plan.progress import Progress
 from proa_operator.plan.renderer import Objects
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
-from proa_operator.plan.state import StartPhase
+from proa_operator.plan.state import JobState, StartPhase
 from proa_operator.plan.verdict import is_on_trial
 
 _KEPT = ("autoscaler",)
@@ -90,11 +91,22 @@ def _columns(situation: Situation) -> dict[str, str]:
     return columns | {"state": _state(situation)}
 
 
+def _download(job: JobState | None) -> str:
+    """In tenths, like the phases of workers."""
+    if job is not None and job.failed:
+        return "DownloadFailed"
+    return f"Download {10 * (10 * job.bytes_done // job.bytes_total)}%" if job and job.bytes_total else "Download"
+
+
 def _state(situation: Situation) -> str:
     starting = [_starting(standing) for standing in situation.standings if _is_starting(standing)]
     draining = sum(standing.group.memo.drain is not None for standing in situation.standings)
     if situation.refusals:
         return "Refused"
+    if not gang.is_model_ready(situation):
+        return _download(situation.observed.job)
+    if not situation.standings:
+        return "Pending" if any(situation.desired.values()) else "Asleep"
     if starting:
         first = starting[0]
         return f"{first['phase']} {first['percent']}%" if "percent" in first else str(first["phase"])
