@@ -33,7 +33,9 @@ def main() -> int:
             return 2
         record = asyncio.run(measure(scale, seed=args.seed, up_seconds=args.up_minutes * 60))
         args.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    text = table(record)
+    print(text)
+    args.json.with_suffix(".md").write_text(text + "\n")
     write_plot(args.json.with_suffix(".png"), record)
     return 0
 
