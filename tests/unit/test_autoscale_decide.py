@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_one_high_reading_changes_nothing() -> None:
 def test_down_goes_step_by_step_one_pool_at_a_time() -> None:
     seen = sizes(run([10.0] * 60 + [1.0] * 120, config(), start=(5, 5)))
     assert seen[-1] == (1, 1)
-    changes = [(old, new) for old, new in zip(seen, seen[1:], strict=False) if old != new and new[0] <= old[0]]
+    changes = [(old, new) for old, new in pairwise(seen) if old != new and new[0] <= old[0]]
     for (old_prefill, old_decode), (new_prefill, new_decode) in changes:
         assert (old_prefill - new_prefill) + (old_decode - new_decode) == 1
     first = next(idx for idx, size in enumerate(seen) if idx >= 60 and size != seen[59])
@@ -87,10 +88,9 @@ def test_a_number_set_by_hand_is_left_alone_for_a_while() -> None:
     memory = run([1.0] * STEADY, config())[-1].memory
     now = STEADY * PERIOD
     pinned = PoolSignals(desired=6, ready=6, manual_at=now - 1.0)
-    held = decide(signals(now, 1.0, prefill=6), memory, config())
-    assert held.targets.prefill == 6  # settling windows alone
-    decision = decide(replace(signals(now, 40.0), prefill=pinned), memory, config())
-    assert decision.targets.prefill == 6
+    assert decide(signals(now, 1.0, prefill=6), memory, config()).targets.prefill == 5
+    for rate in (1.0, 40.0):
+        assert decide(replace(signals(now, rate), prefill=pinned), memory, config()).targets.prefill == 6
     over = replace(pinned, desired=12, ready=12)
     assert decide(replace(signals(now, 1.0), prefill=over), memory, config()).targets.prefill == 12
     late = replace(over, manual_at=now - 601.0)
