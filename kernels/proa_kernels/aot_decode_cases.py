@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from proa_kernels.aot import Case, make_case
+from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.arch import Arch
 from proa_kernels.decode_splits import GQA_TILE, MLA_FEW_HEADS, MLA_MANY_HEADS, DecodeTile, merge_kernel
 from proa_kernels.gqa_decode_triton import gqa_decode_kernel
 from proa_kernels.mla_decode_triton import mla_decode_kernel
 from proa_kernels.norm_triton import rms_norm_kernel
+from proa_kernels.prefill_triton import PREFILL_TILE, gqa_prefill_kernel
 from proa_kernels.rope_triton import latent_rope_write_kernel, rope_write_kernel
 
 PAGE = 32
@@ -27,6 +28,7 @@ def decode_cases(arch: Arch) -> Iterator[Case]:
     yield from _norm_cases()
     yield from _rope_cases()
     yield from _attention_cases(arch)
+    yield from _prefill_cases(arch)
 
 
 def _norm_cases() -> Iterator[Case]:
@@ -67,6 +69,14 @@ def _attention_cases(arch: Arch) -> Iterator[Case]:
     for width in (128, 512):
         constants = {"W": width, "WP": width, "ZP": 8}
         yield make_case(f"merge {width}", merge_kernel, parts, constants, 2, needs=("wide_loads",))
+
+
+def _prefill_cases(arch: Arch) -> Iterator[Case]:
+    tile = PREFILL_TILE[arch.name]
+    types = LISTS | {"starts_ptr": "*i64", "prefixes_ptr": "*i64"}
+    constants = {"K": 4, "G": 8, "D": 128, "DP": 128, "PAGE": PAGE, "ROWS": tile.rows, "KEYS": tile.keys}
+    needs: tuple[Need, ...] = ("mfma", "wide_loads")
+    yield make_case("gqa_prefill", gqa_prefill_kernel, types, constants, tile.num_warps, tile.num_stages, needs)
 
 
 def _tiled(tile: DecodeTile, is_split: bool) -> dict[str, int | bool]:
