@@ -41,7 +41,7 @@ def _login(path: Path, context: str | None = None) -> Login:
 def test_server_token_and_namespace(tmp_path: Path) -> None:
     found = _login(_write(tmp_path, "config", _config()))
     assert (found.info.server, found.info.token, found.namespace) == ("https://a:6443", "token-a", "team")
-    assert found.info.as_http_headers() == {"Authorization": "Bearer token-a"}
+    assert found.info.headers() == {"Authorization": "Bearer token-a"}
 
 
 def test_the_first_file_wins_and_contexts_are_merged(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from proa_operator.cli.commands import COMMANDS
+from proa_operator.cli.commands import COMMANDS, HERE
 from proa_operator.cli.main import app, loaded
 from typer.testing import CliRunner
 
 TINY = str(Path(__file__).parents[2] / "examples" / "tiny.yaml")
+SLOW = {"kopf", "kubernetes", "torch", "triton"}
 FORBIDDEN = ("httpx", "numpy", "yaml", "pydantic", "grpc", "kopf", "aiohttp", "asyncio")
 
 
@@ -29,6 +30,14 @@ def test_help_names_every_command_and_imports_none() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "IMPORTED []" in done.stdout
     assert all(f" {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.panel != HERE])
+def test_commands_start_without_the_slow_imports(name: str) -> None:
+    """kopf and the Kubernetes client take a second, three times what a command takes."""
+    code = f"import sys\nimport {COMMANDS[name].module}\nprint(sorted({SLOW} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ class KubeconfigConnection(Connection):
         """Asked for, or the context's."""
         return self._where.namespace or self._login.namespace
 
-    def session(self) -> aiohttp.ClientSession:
+    def session(self, most_connections: int = 16) -> aiohttp.ClientSession:
         """Open; the caller closes it."""
         info = self._login.info
-        connector = aiohttp.TCPConnector(ssl=info.as_ssl_context(), limit=16)
+        connector = aiohttp.TCPConnector(ssl=info.ssl_context(), limit=most_connections)
         return aiohttp.ClientSession(connector=connector, proxy=info.proxy_url)
 
     def headers(self, now: float) -> dict[str, str]:
@@ -52,7 +52,7 @@ class KubeconfigConnection(Connection):
         ends = self._login.expires_at
         if ends is not None and time.time() > ends - _EARLY_SECONDS:
             self._login = self._fresh()
-        return self._login.info.as_http_headers()
+        return self._login.info.headers()
 
     def _fresh(self) -> Login:
         return login(os.environ, kubeconfig=self._where.kubeconfig, context=self._where.context)

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import kopf
 import yaml
 
 from proa_operator.cli.errors import KubeconfigError
 from proa_operator.cluster.connect import connection
+from proa_operator.cluster.credentials import Credentials
 
 PLUGIN_SECONDS = 60.0
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
@@ -31,7 +31,7 @@ Entry = dict[str, Any]
 class Login:
     """Where to and who."""
 
-    info: kopf.ConnectionInfo
+    info: Credentials
     namespace: str
     """The context's."""
     expires_at: float | None = None
@@ -116,7 +116,7 @@ def _entry(merged: dict[str, Any], kind: str, name: str | None) -> Entry:
     return found
 
 
-def _info(cluster: Entry, user: Entry) -> kopf.ConnectionInfo:
+def _info(cluster: Entry, user: Entry) -> Credentials:
     """Data win over files, as in kubectl."""
     if not cluster.get("server"):
         raise KubeconfigError("the kubeconfig's cluster names no server: set clusters[].cluster.server")
@@ -129,7 +129,7 @@ def _info(cluster: Entry, user: Entry) -> kopf.ConnectionInfo:
     for name, (entry, field) in pairs.items():
         data = entry.get(f"{field}-data")
         files[f"{name}_{'data' if data else 'path'}"] = data or entry.get(field)
-    return kopf.ConnectionInfo(
+    return Credentials(
         server=cluster["server"],
         insecure=cluster.get("insecure-skip-tls-verify"),
         proxy_url=cluster.get("proxy-url"),

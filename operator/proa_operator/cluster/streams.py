@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import kopf
@@ -85,4 +86,4 @@ def _cleanup(on_end: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
 
 
 async def _login(**_: Any) -> kopf.ConnectionInfo:
-    return connection(os.environ)
+    return kopf.ConnectionInfo(**asdict(connection(os.environ)))
