@@ -154,10 +154,11 @@ class Autoscaler:
     ) -> None:
         known, children = self._known[key], self._cache.children(key)
         views, config = pool_views(children, service), self._config(service, spec)
-        pools = pools_of(service, views, children, is_late=known.short_rounds > 1)
+        pools = pools_of(service, views, children)
         ready = ((PREFILL, pools.prefill.ready), (DECODE, pools.decode.ready))
         is_short = any(num_scraped(readings, role) < number for role, number in ready)
         known.short_rounds = known.short_rounds + 1 if is_short else 0
+        pools = replace(pools, is_late=known.short_rounds > 1)
         signals = signals_of(readings, pools, config, now, trouble=trouble)
         started = time.perf_counter()
         decision = decide(signals, known.memory, config)
@@ -177,18 +178,16 @@ class Autoscaler:
         """The memory goes with the decode pool's number, or by itself when the windows hold something to lose."""
         targets = {Role.PREFILL: decision.targets.prefill, Role.DECODE: decision.targets.decode}
         is_active = config.policy.stance is Stance.ACTIVE
-        memory = to_text(known.memory)
+        moves = {role for role, view in views.items() if is_active and targets[role] != view.replicas}
+        is_due = signals.now - known.remembered_at >= _REMEMBER_SECONDS and _is_worth_keeping(decision)
         for role, view in views.items():
-            is_move = is_active and targets[role] != view.replicas
-            notes = {marks.AUTOSCALED: str(targets[role])} if is_move else {}
-            if view.facts.autoscaled is None and not is_move:
-                notes = {marks.AUTOSCALED: str(view.replicas)}
-            is_due = signals.now - known.remembered_at >= _REMEMBER_SECONDS and _is_worth_keeping(decision)
-            if role is Role.DECODE and (notes or is_due):
-                notes |= {marks.MEMORY: memory}
+            number = targets[role] if role in moves else view.replicas
+            notes = {marks.AUTOSCALED: str(number)} if view.facts.autoscaled != number else {}
+            if role is Role.DECODE and (moves or notes or is_due):
+                notes[marks.MEMORY] = to_text(known.memory)
                 known.remembered_at = signals.now
             if notes:
-                await self._writer.pool(view, notes, targets[role] if is_move else None)
+                await self._writer.pool(view, notes, number if role in moves else None)
 
     async def _tell(self, key: ServiceKey, signals: Signals, decision: Decision, config: Config) -> None:
         service = self._cache.get(SERVICE, *key)

@@ -40,7 +40,7 @@ def pool_views(children: Iterable[Stored], service: Stored) -> dict[Role, PoolVi
     return {Role(view.facts.role): view for view in views if view.facts.replicas is not None}
 
 
-def pools_of(service: Stored, views: Mapping[Role, PoolView], children: Iterable[Stored], *, is_late: bool) -> Pools:
+def pools_of(service: Stored, views: Mapping[Role, PoolView], children: Iterable[Stored]) -> Pools:
     """Sizes from the pools, what serves from the status that the planner wrote."""
     assert isinstance(service.facts, ServiceFacts)
     status = service.facts.body.get("status") or {}
@@ -51,7 +51,6 @@ def pools_of(service: Stored, views: Mapping[Role, PoolView], children: Iterable
         decode=_pool(views.get(Role.DECODE), status, Role.DECODE, has_room=has_room),
         num_gateways=sum(gateway.num_ready for gateway in gateways),
         is_rolling=len(status.get("revisions") or ()) > 1 or status.get("rollout") is not None,
-        is_late=is_late,
     )
 
 
