@@ -50,9 +50,27 @@ def _align_cases(arch: Arch) -> Iterator[Case]:
 
 
 def _gate_cases() -> Iterator[Case]:
-    plain = {"SOFTMAX": True, "HAS_BIAS": False, "NARROW": True, "G": 1, "TOP_G": 1, "TOP2": False}
-    grouped = {"SOFTMAX": False, "HAS_BIAS": True, "NARROW": False, "G": 8, "TOP_G": 4, "TOP2": True}
-    shape = {"ROWS": 4, "EP": NUM_EXPERTS, "TOP_K": 8, "KP": 8, "RENORM": True}
+    plain = {
+        "ROWS": 16,
+        "SP": NUM_EXPERTS,
+        "SOFTMAX": True,
+        "HAS_BIAS": False,
+        "NARROW": True,
+        "GP": 1,
+        "TOP_G": 1,
+        "TOP2": False,
+    }
+    grouped = {
+        "ROWS": 4,
+        "SP": NUM_EXPERTS // 8,
+        "SOFTMAX": False,
+        "HAS_BIAS": True,
+        "NARROW": False,
+        "GP": 8,
+        "TOP_G": 4,
+        "TOP2": True,
+    }
+    shape = {"TOP_K": 8, "KP": 8, "RENORM": True}
     types = {"bias_ptr": "*fp32", "weights_ptr": "*fp32", "scale": "fp32"}
     yield make_case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 4)
     yield make_case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 4)

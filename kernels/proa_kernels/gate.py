@@ -60,9 +60,8 @@ def _check(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None)
     if spec.num_groups == 1:
         return
     size = num_experts // spec.num_groups
-    is_power = size & (size - 1) == 0 and spec.num_groups & (spec.num_groups - 1) == 0
-    if num_experts != size * spec.num_groups or not is_power or size < 2:
-        raise ValueError(f"{num_experts} experts in {spec.num_groups} groups: both sizes must be powers of two")
+    if num_experts != size * spec.num_groups or size < 2:
+        raise ValueError(f"{num_experts} experts do not make {spec.num_groups} groups of two and more")
     if not 1 <= spec.top_groups <= spec.num_groups or spec.top_groups * size < spec.top_k:
         raise ValueError(f"{spec.top_groups} of {spec.num_groups} groups of {size} cannot hold top_k {spec.top_k}")
 

@@ -10,13 +10,14 @@ which halves the work of each reduction.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 
-from proa_kernels.arch import arch_of, ceil_div, next_power_of_2
+from proa_kernels.arch import Arch, arch_of, ceil_div, next_power_of_2
 
 if TYPE_CHECKING:
     from proa_kernels.gate import GateSpec
@@ -45,37 +46,41 @@ def _packed(choice, is_real, expert, NARROW: tl.constexpr):
 
 
 @triton.jit
-def _group_mask(choice, ROWS: tl.constexpr, EP: tl.constexpr, G: tl.constexpr, TOP_G: tl.constexpr, TOP2: tl.constexpr):
-    """True for experts of the TOP_G best groups."""
-    size: tl.constexpr = EP // G
-    grouped = tl.reshape(choice, [ROWS, G, size])
+def _group_mask(
+    choice, num_groups, ROWS: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, TOP_G: tl.constexpr, TOP2: tl.constexpr
+):
+    """True for experts of the TOP_G best groups; `choice` is -inf where there is no expert."""
+    grouped = tl.reshape(choice, [ROWS, GP, SP])
     best = tl.max(grouped, 2)
     rating = best
     if TOP2:
-        within = tl.arange(0, size)[None, None, :]
-        first = tl.min(tl.where(grouped == best[:, :, None], within, size), 2)
+        within = tl.arange(0, SP)[None, None, :]
+        first = tl.min(tl.where(grouped == best[:, :, None], within, SP), 2)
         rating = best + tl.max(tl.where(within == first[:, :, None], float("-inf"), grouped), 2)
-    group = tl.arange(0, G)[None, :]
-    keys = _packed(rating, group >= 0, group, False)
-    kept = tl.zeros([ROWS, G], tl.int32)
+    group = tl.arange(0, GP)[None, :]
+    keys = _packed(rating, group < num_groups, group, False)
+    kept = tl.zeros([ROWS, GP], tl.int32)
     for _ in tl.static_range(TOP_G):
         is_best = keys == tl.max(keys, 1)[:, None]
         kept = tl.where(is_best, 1, kept)
         keys = tl.where(is_best, LOWEST_64, keys)
-    spread = tl.broadcast_to(kept[:, :, None], [ROWS, G, size])
-    return tl.reshape(spread, [ROWS, EP]) != 0
+    spread = tl.broadcast_to(kept[:, :, None], [ROWS, GP, SP])
+    return tl.reshape(spread, [ROWS, GP * SP]) != 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def gate_kernel(
-    logits_ptr, bias_ptr, weights_ptr, ids_ptr, num_tokens, size_e, scale,
-    ROWS: tl.constexpr, EP: tl.constexpr, TOP_K: tl.constexpr, KP: tl.constexpr,
+    logits_ptr, bias_ptr, weights_ptr, ids_ptr, num_tokens, size_e, num_groups, group_size, scale,
+    ROWS: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, TOP_K: tl.constexpr, KP: tl.constexpr,
     SOFTMAX: tl.constexpr, RENORM: tl.constexpr, HAS_BIAS: tl.constexpr, NARROW: tl.constexpr,
-    G: tl.constexpr, TOP_G: tl.constexpr, TOP2: tl.constexpr,
+    TOP_G: tl.constexpr, TOP2: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    expert = tl.arange(0, EP)[None, :]
+    expert = tl.arange(0, GP * SP)[None, :]
     is_real = expert < size_e
+    if GP > 1:
+        is_real = (expert % SP < group_size) & (expert // SP < num_groups)
+        expert = expert // SP * group_size + expert % SP
     here = (token < num_tokens) & is_real
     logits = tl.load(logits_ptr + token * size_e + expert, mask=here, other=0.0).to(tl.float32)
     logits = tl.where(is_real, logits, float("-inf"))
@@ -84,34 +89,47 @@ def gate_kernel(
     if SOFTMAX:
         total = tl.sum(tl.exp(logits - peak), 1)
         choice = logits
-        if HAS_BIAS or G > 1:
+        if HAS_BIAS or GP > 1:
             choice = tl.exp(logits - peak) / total[:, None]
     else:
         choice = 1.0 / (1.0 + tl.exp(-logits))
     if HAS_BIAS:
         choice += tl.load(bias_ptr + expert, mask=is_real, other=0.0)
     is_open = here
-    if G > 1:
-        is_open = here & _group_mask(choice, ROWS, EP, G, TOP_G, TOP2)
+    if GP > 1:
+        choice = tl.where(is_real, choice, float("-inf"))
+        is_open = here & _group_mask(choice, num_groups, ROWS, GP, SP, TOP_G, TOP2)
     keys = _packed(choice, is_open, expert, NARROW)
     column = tl.arange(0, KP)[None, :]
     chosen = tl.zeros([ROWS, KP], tl.int32)
-    weights = tl.zeros([ROWS, KP], tl.float32)
     for k in tl.static_range(TOP_K):
-        best = tl.max(keys, 1)
-        idx = (65535 - (best & 65535)).to(tl.int32)
-        is_best = expert == idx[:, None]
-        keys = tl.where(is_best, LOWEST_32 if NARROW else LOWEST_64, keys)
-        logit = tl.sum(tl.where(is_best, logits, 0.0), 1)
-        chosen = tl.where(column == k, idx[:, None], chosen)
-        weights = tl.where(column == k, logit[:, None], weights)
+        best = tl.max(keys, 1)[:, None]
+        keys = tl.where(keys == best, LOWEST_32 if NARROW else LOWEST_64, keys)
+        chosen = tl.where(column == k, (65535 - (best & 65535)).to(tl.int32), chosen)
+    is_out = (token < num_tokens) & (column < TOP_K)
+    # Reading the chosen logits again costs one cached load; picking them out above would cost a sum for each.
+    weights = tl.load(logits_ptr + token * size_e + chosen, mask=is_out, other=0.0).to(tl.float32)
     weights = tl.exp(weights - peak) / total[:, None] if SOFTMAX else 1.0 / (1.0 + tl.exp(-weights))
     weights = tl.where(column < TOP_K, weights, 0.0)
     if RENORM:
         weights = weights / (tl.sum(weights, 1)[:, None] + 1e-20)
-    is_out = (token < num_tokens) & (column < TOP_K)
     tl.store(weights_ptr + token * TOP_K + column, weights * scale, mask=is_out)
     tl.store(ids_ptr + token * TOP_K + column, chosen, mask=is_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePlan:
+    """Tokens and warps of one program."""
+
+    rows: int
+    num_warps: int
+
+
+def gate_plan(num_tokens: int, is_narrow: bool, arch: Arch) -> GatePlan:
+    """One token a warp while there are compute units to fill, then as many as the registers hold keys of."""
+    num_warps = 4 if arch.wave_size > 1 else 1
+    rows = max(1, min(num_warps * (4 if is_narrow else 1), next_power_of_2(ceil_div(num_tokens, 2 * arch.num_cus))))
+    return GatePlan(rows=rows, num_warps=min(num_warps, rows))
 
 
 def launch_gate(
@@ -120,21 +138,22 @@ def launch_gate(
     weights_TA: torch.Tensor,
     ids_TA: torch.Tensor,
     spec: GateSpec,
-    rows: int | None = None,
+    plan: GatePlan | None = None,
 ) -> None:
-    """Fill `weights_TA` and `ids_TA` on the stream of the logits; `rows` overrides the tokens of a program."""
+    """Fill `weights_TA` and `ids_TA` on the stream of the logits; `plan` overrides the choice."""
     num_tokens, num_experts = logits_TE.shape
     if num_tokens == 0:
         return
-    arch = arch_of(logits_TE.device)
     is_plain = spec.score == "softmax" and bias_E is None and spec.num_groups == 1
-    num_warps = 4 if arch.wave_size > 1 else 1
-    rows = rows or max(1, min(num_warps * 2, next_power_of_2(ceil_div(num_tokens, 2 * arch.num_cus))))
-    gate_kernel[(ceil_div(num_tokens, rows),)](
+    is_narrow = is_plain and logits_TE.dtype == torch.bfloat16
+    plan = plan or gate_plan(num_tokens, is_narrow, arch_of(logits_TE.device))
+    group_size = num_experts // spec.num_groups
+    gate_kernel[(ceil_div(num_tokens, plan.rows),)](
         logits_TE, logits_TE if bias_E is None else bias_E, weights_TA, ids_TA,
-        num_tokens, num_experts, spec.scale,
-        ROWS=rows, EP=next_power_of_2(num_experts), TOP_K=spec.top_k, KP=next_power_of_2(spec.top_k),
+        num_tokens, num_experts, spec.num_groups, group_size, spec.scale,
+        ROWS=plan.rows, GP=next_power_of_2(spec.num_groups), SP=next_power_of_2(group_size),
+        TOP_K=spec.top_k, KP=next_power_of_2(spec.top_k),
         SOFTMAX=spec.score == "softmax", RENORM=spec.renormalize, HAS_BIAS=bias_E is not None,
-        NARROW=is_plain and logits_TE.dtype == torch.bfloat16,
-        G=spec.num_groups, TOP_G=spec.top_groups, TOP2=spec.group_score == "top2", num_warps=min(num_warps, rows),
+        NARROW=is_narrow,
+        TOP_G=spec.top_groups, TOP2=spec.group_score == "top2", num_warps=plan.num_warps,
     )  # fmt: skip

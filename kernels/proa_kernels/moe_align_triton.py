@@ -65,7 +65,7 @@ def _pad_rows(rows_ptr, start, counts, num_pairs, g, G, M: tl.constexpr, EP: tl.
         tl.store(rows_ptr + start[:, None] + row, tl.zeros([EP, WIDTH], tl.int32) + num_pairs, mask=is_padding)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "per_token", "num_ids", "G"])
 def align_direct_kernel(
     ids_ptr, map_ptr, tokens_ptr, rows_ptr, block_ptr, totals_ptr, inverse_ptr, counts_ptr,
     num_pairs, per_token, num_experts, num_ids, G,
@@ -100,7 +100,7 @@ def align_direct_kernel(
     tl.store(block_ptr + row // M, expert, mask=is_kept & (row % M == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "per_token", "num_ids", "span"])
 def align_count_kernel(
     ids_ptr, map_ptr, tokens_ptr, matrix_ptr, num_pairs, per_token, num_experts, num_ids, span,
     TILE: tl.constexpr, EP: tl.constexpr, HAS_MAP: tl.constexpr, HAS_TOKENS: tl.constexpr,
@@ -115,7 +115,7 @@ def align_count_kernel(
     tl.store(matrix_ptr + g * EP + tl.arange(0, EP), hist)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "per_token", "num_ids", "span", "G"])
 def align_place_kernel(
     ids_ptr, map_ptr, tokens_ptr, matrix_ptr, rows_ptr, block_ptr, totals_ptr, inverse_ptr, counts_ptr,
     num_pairs, per_token, num_experts, num_ids, span, G,

@@ -41,7 +41,7 @@ def _products(
         return product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_token"])
 def decode_up_kernel(
     x_ptr, ids_ptr, w_ptr, ws_ptr, h_ptr, per_token, num_experts, size_k, size_i,
     COLS: tl.constexpr, DEPTH: tl.constexpr, SCALED: tl.constexpr,
@@ -65,7 +65,7 @@ def decode_up_kernel(
     tl.store(h_ptr + pair * size_i + col, total / (1.0 + tl.exp(-total)) * tl.sum(up, 2), mask=is_here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_token"])
 def decode_down_kernel(
     h_ptr, weights_ptr, ids_ptr, w_ptr, ws_ptr, out_ptr, per_token, num_experts, size_k, size_n,
     AP: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SCALED: tl.constexpr,

@@ -57,7 +57,7 @@ def _add_product(acc, a, w, row_scale_ptr, w_scale_ptr, SCALES: tl.constexpr):
         return acc + tl.dot(a, w.to(a.dtype)) * tl.load(w_scale_ptr)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "per_token"])
 def gemm1_kernel(
     x_ptr, w_ptr, xs_ptr, ws_ptr, out_ptr, rows_ptr, expert_ptr, totals_ptr, num_pairs, per_token, size_k, size_i,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, NUM_XCDS: tl.constexpr,

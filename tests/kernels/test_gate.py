@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from proa_kernels.arch import GFX942, GFX950, SM90, Arch
 from proa_kernels.gate import GateSpec, gate, gate_ref
-from proa_kernels.gate_triton import launch_gate
+from proa_kernels.gate_triton import GatePlan, gate_plan, launch_gate
 from proa_kernels.testing import Guarded, tolerance
 
 CPU = torch.device("cpu")
@@ -22,6 +23,8 @@ SPECS = [
     (GateSpec(top_k=4, score="softmax"), 16, True, torch.float32),
     (GateSpec(top_k=4, num_groups=4, top_groups=2, renormalize=False), 16, False, torch.float32),
     (GROUPED, 32, True, torch.float32),
+    (GateSpec(top_k=6, num_groups=3, top_groups=2, renormalize=False, scale=16.0), 60, False, torch.float32),
+    (GateSpec(top_k=2, score="sigmoid", num_groups=3, top_groups=2, group_score="top2"), 15, True, torch.bfloat16),
     (GateSpec(top_k=8, score="sigmoid", num_groups=8, top_groups=4, group_score="top2"), 256, True, torch.float32),
 ]
 
@@ -29,7 +32,7 @@ SPECS = [
 def run(logits: torch.Tensor, spec: GateSpec, bias: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (logits.shape[0], spec.top_k)
     guards = Guarded.empty(shape, torch.float32, CPU), Guarded.empty(shape, torch.int32, CPU)
-    launch_gate(logits, bias, guards[0].tensor, guards[1].tensor, spec, rows=2)
+    launch_gate(logits, bias, guards[0].tensor, guards[1].tensor, spec, GatePlan(rows=2, num_warps=1))
     assert all(guard.is_intact() for guard in guards)
     return guards[0].tensor, guards[1].tensor
 
@@ -105,13 +108,22 @@ def test_checker_catches_a_swapped_choice():
         (torch.zeros(2, 8, dtype=torch.int32), GateSpec(top_k=2), None, "floats"),
         (torch.zeros(2, 8), GateSpec(top_k=9), None, "top_k 9 of 8"),
         (torch.zeros(2, 8), GateSpec(top_k=2), torch.zeros(4), "bias"),
-        (torch.zeros(2, 12), GateSpec(top_k=2, num_groups=4), None, "powers of two"),
+        (torch.zeros(2, 12), GateSpec(top_k=2, num_groups=5), None, "do not make 5 groups"),
         (torch.zeros(2, 16), GateSpec(top_k=8, num_groups=4), None, "cannot hold"),
     ],
 )
 def test_bad_input_is_named(logits: torch.Tensor, spec: GateSpec, bias: torch.Tensor | None, message: str):
     with pytest.raises(ValueError, match=message):
         gate(logits, spec, bias)
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+@pytest.mark.parametrize("num_tokens", [1, 200, 4096, 1 << 20])
+@pytest.mark.parametrize("arch", [SM90, GFX942, GFX950], ids=lambda arch: arch.name)
+def test_plan_fills_the_gpu_before_it_stacks_tokens(num_tokens: int, arch: Arch, is_narrow: bool):
+    plan = gate_plan(num_tokens, is_narrow, arch)
+    assert plan.num_warps <= plan.rows <= 16
+    assert plan.rows == 1 or -(-num_tokens // plan.rows) >= arch.num_cus
 
 
 def test_op_has_a_fake_version_with_the_same_shapes():
