@@ -55,6 +55,11 @@ CASES: dict[str, tuple[Document, str, str, str, str]] = {
         *("Degraded", "True", "SpecRefused"),
         "spec.security.mtls: is not available yet; set false and keep networkPolicy Strict",
     ),
+    "no-prometheus": (
+        {"autoscaling": {"mode": "Active", "prefill": {"min": 1, "max": 2}, "decode": {"min": 1, "max": 2}}},
+        *("MetricsFresh", "False", "MetricsMissing"),
+        "no Prometheus: set PROA_PROMETHEUS_URL (value metrics.prometheus.url of the chart)",
+    ),
     "no-monitor": (
         {},
         *("ScrapingUnavailable", "True", "NobodyScrapes"),

@@ -1,6 +1,7 @@
 {{/* Rights in a watched namespace: what the operator does, verb by verb; a test compares them with the audit log. It reads
-     lists and watches, and `get`s a service before its first write to it after a take-over. No Secrets, no Roles, no verb `bind`: a RoleBinding can then give no more
-     than these rights, and the gateway's are part of them. An object that is applied and not there yet needs `create`. */}}
+     lists and watches, and once each service before its first write to it after a take-over. No Secrets, no Roles, no verb
+     `bind`: a RoleBinding can then give no more than these rights, and the gateway's are part of them. An object that is
+     applied and not there yet needs `create`. */}}
 {{- define "proa.rules" -}}
 - apiGroups: [proa.dev]
   resources: [disaggregatedservices]
