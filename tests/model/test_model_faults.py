@@ -88,13 +88,10 @@ def late_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def future_keys(patch: pytest.MonkeyPatch) -> None:
-    genuine = assemble._prefill_chunk
+    def open_mask(chunk: PrefillChunk) -> torch.Tensor | None:
+        return torch.ones(chunk.num_rows, chunk.num_keys, dtype=torch.bool) if chunk.num_prefix else None
 
-    def open_mask(*args: Any) -> PrefillChunk:
-        chunk = genuine(*args)
-        return chunk if chunk.mask_TS is None else replace(chunk, mask_TS=torch.ones_like(chunk.mask_TS))
-
-    patch.setattr(assemble, "_prefill_chunk", open_mask)
+    patch.setattr(PrefillChunk, "mask", property(open_mask))
 
 
 FAULTS: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [

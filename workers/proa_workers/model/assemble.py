@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from proa_workers.core.plan import SeqSlice, StepPlan
-from proa_workers.model.batch import Batch, DecodeGroup, PrefillChunk
+from proa_workers.model.batch import Batch, DecodeGroup, PrefillChunk, PrefillGroup
 from proa_workers.model.paged import PagedKv
 
 # Decode rows are padded to the longest context while that reads at most this many rows, or twice what is needed.
@@ -38,19 +38,24 @@ def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
     groups, chunks = order_slices(plan.slices, kv.block_tokens)
     pieces = [_decode_piece(plan.slices, g, kv.block_tokens) for g in groups]
     pieces += [_chunk_piece(plan.slices[c], c, kv.block_tokens) for c in chunks]
+    chunk_slices = [plan.slices[c] for c in chunks]
     starts = np.cumsum([0, *(p.token_ids.size for p in pieces)]).tolist()
     logit_rows, logit_slices = _wanted_rows(plan.slices, pieces, starts)
-    tokens, places, blocks, wanted, *tables = to_device(
+    num_groups = len(groups)
+    chunk_starts = np.array(starts[num_groups:], dtype=np.int64) - starts[num_groups]
+    tokens, places, blocks, wanted, rows, prefixes, chunk_table, *tables = to_device(
         [
             np.concatenate([p.token_ids for p in pieces]),
             np.concatenate([p.positions for p in pieces]),
             np.concatenate([p.blocks for p in pieces]),
             logit_rows,
-            *(p.table_BN for p in pieces),
+            chunk_starts,
+            np.array([s.start for s in chunk_slices], dtype=np.int64),
+            _chunk_table(chunk_slices, kv.block_tokens),
+            *(p.table_BN for p in pieces[:num_groups]),
         ],
         kv.pool.device,
     )
-    num_groups = len(groups)
     return Batch(
         token_ids_T=tokens,
         positions_T=places,
@@ -61,9 +66,18 @@ def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
             for start, p, table in zip(starts, pieces[:num_groups], tables, strict=False)
         ),
         chunks=tuple(
-            _prefill_chunk(start, plan.slices[p.members[0]], table, kv)
-            for start, p, table in zip(starts[num_groups:], pieces[num_groups:], tables[num_groups:], strict=False)
+            _prefill_chunk(start, piece, table, kv)
+            for start, piece, table in zip(starts[num_groups:], chunk_slices, chunk_table, strict=False)
         ),
+        prefill=PrefillGroup(
+            rows=slice(starts[num_groups], starts[-1]),
+            table_CN=chunk_table,
+            starts=rows,
+            prefixes_C=prefixes,
+            max_rows=max(len(s.token_ids) for s in chunk_slices),
+        )
+        if chunks
+        else None,
         logit_rows_R=wanted,
         logit_slices=logit_slices,
     )
@@ -105,6 +119,13 @@ def _chunk_piece(piece: SeqSlice, member: int, block_tokens: int) -> Piece:
         blocks=table_BN[0, positions // block_tokens],
         table_BN=table_BN,
     )
+
+
+def _chunk_table(slices: Sequence[SeqSlice], block_tokens: int) -> Ints:
+    """Block ids [C, N] of the prefill chunks."""
+    if not slices:
+        return np.zeros((0, 1), dtype=np.int64)
+    return block_table([s.block_table for s in slices], np.array([(s.end - 1) // block_tokens + 1 for s in slices]))
 
 
 def block_table(tables: Sequence[npt.NDArray[np.int32]], counts: Ints) -> Ints:
@@ -175,20 +196,18 @@ def padded_decode_batch(buffer: torch.Tensor, num_rows: int, num_blocks: int, kv
         kv=kv,
         decodes=(group,),
         chunks=(),
+        prefill=None,
         logit_rows_R=torch.arange(num_rows, device=buffer.device),
         logit_slices=tuple(range(num_rows)),
     )
 
 
-def _prefill_chunk(start: int, piece: SeqSlice, table_1N: torch.Tensor, kv: PagedKv) -> PrefillChunk:
-    mask_TS = None
-    if piece.start > 0:
-        keys_S = torch.arange(piece.end, device=kv.pool.device)
-        mask_TS = keys_S <= torch.arange(piece.start, piece.end, device=kv.pool.device)[:, None]
+def _prefill_chunk(start: int, piece: SeqSlice, table_N: torch.Tensor, kv: PagedKv) -> PrefillChunk:
+    num_blocks = (piece.end - 1) // kv.block_tokens + 1
     return PrefillChunk(
         start=start,
         num_rows=len(piece.token_ids),
         num_prefix=piece.start,
-        tile_ids_L=kv.tile_ids(table_1N),
-        mask_TS=mask_TS,
+        table_1N=table_N[None, :num_blocks],
+        kv=kv,
     )

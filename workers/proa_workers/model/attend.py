@@ -42,8 +42,8 @@ def attend_chunk(
         q_THD.transpose(0, 1)[None],
         k_HSD[None],
         v_HSD[None],
-        attn_mask=chunk.mask_TS,
-        is_causal=chunk.mask_TS is None,
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
         scale=scale,
     )
     return out_1HTD[0].transpose(0, 1).reshape(chunk.num_rows, -1)
@@ -80,8 +80,4 @@ def chunk_reference(
     return attend_reference(q_THD, k_KSD, v_KSD, chunk.num_prefix, scale)
 
 
-ATTEND = {
-    "paged": (attend_decode, attend_chunk),
-    "batched": (attend_decode, attend_chunk),
-    "reference": (decode_reference, chunk_reference),
-}
+ATTEND = {"batched": (attend_decode, attend_chunk), "reference": (decode_reference, chunk_reference)}

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from proa_kernels.paged_attention import gqa_decode
+from proa_kernels.paged_prefill import gqa_prefill
 from proa_kernels.rope import rope_write
 
 from proa_workers.model.arms import Arms
 from proa_workers.model.attend import ATTEND
-from proa_workers.model.batch import Batch, DecodeGroup
+from proa_workers.model.batch import Batch
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.paged import PagedKv
 from proa_workers.model.rope import pair_order, rotate, softmax_scale
@@ -82,21 +83,30 @@ class GqaAttention:
         return q_THD
 
     def _attend(self, q_THD: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms) -> torch.Tensor:
-        decode = self._decode_paged if arms.attention == "paged" else self._decode_gathered
-        prefill = ATTEND[arms.attention][1]
-        parts = [decode(q_THD[group.rows], group, kv, arms) for group in batch.decodes]
-        for chunk in batch.chunks:
-            k_KSD, v_KSD = kv.gather(chunk.tile_ids_L[self.layer], 1)[:, 0, :, : chunk.num_keys].unbind(0)
-            parts.append(prefill(q_THD[chunk.rows], k_KSD, v_KSD, chunk, self.scale))
+        """Attended values [T, H*D]."""
+        attend = self._attend_paged if arms.attention == "paged" else self._attend_gathered
+        parts = attend(q_THD, batch, kv, arms)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode_paged(self, q_BHD: torch.Tensor, group: DecodeGroup, kv: PagedKv, _: Arms) -> torch.Tensor:
-        return gqa_decode(q_BHD, kv.layers[self.layer], group.table_BN, group.device_lengths, self.scale).flatten(1)
+    def _attend_paged(self, q_THD: torch.Tensor, batch: Batch, kv: PagedKv, _: Arms) -> list[torch.Tensor]:
+        cache, group = kv.layers[self.layer], batch.prefill
+        parts = [gqa_decode(q_THD[g.rows], cache, g.table_BN, g.device_lengths, self.scale) for g in batch.decodes]
+        if group is not None:
+            places = (group.table_CN, group.starts, group.prefixes_C, group.max_rows)
+            parts.append(gqa_prefill(q_THD[group.rows], cache, *places, self.scale))
+        return [part.flatten(1) for part in parts]
 
-    def _decode_gathered(self, q_BHD: torch.Tensor, group: DecodeGroup, kv: PagedKv, arms: Arms) -> torch.Tensor:
-        rows_PBKSD = kv.gather(group.tile_ids[self.layer], len(group.lengths))
-        k_BKSD, v_BKSD = rows_PBKSD[..., : group.num_keys, :].unbind(0)
-        return ATTEND[arms.attention][0](q_BHD, k_BKSD, v_BKSD, group, self.scale)
+    def _attend_gathered(self, q_THD: torch.Tensor, batch: Batch, kv: PagedKv, arms: Arms) -> list[torch.Tensor]:
+        decode, prefill = ATTEND[arms.attention]
+        parts = []
+        for group in batch.decodes:
+            rows_PBKSD = kv.gather(group.tile_ids[self.layer], len(group.lengths))
+            k_BKSD, v_BKSD = rows_PBKSD[..., : group.num_keys, :].unbind(0)
+            parts.append(decode(q_THD[group.rows], k_BKSD, v_BKSD, group, self.scale))
+        for chunk in batch.chunks:
+            k_KSD, v_KSD = kv.gather(chunk.tile_ids[self.layer], 1)[:, 0, :, : chunk.num_keys].unbind(0)
+            parts.append(prefill(q_THD[chunk.rows], k_KSD, v_KSD, chunk, self.scale))
+        return parts
 
 
 def _qk_norm(config: ModelConfig, source: WeightSource, prefix: str) -> torch.Tensor:

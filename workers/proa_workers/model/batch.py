@@ -57,15 +57,28 @@ class DecodeGroup:
         return max(self.lengths)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PrefillChunk:
-    """Rows start .. start+num_rows-1 of one sequence that already holds `num_prefix` keys."""
+    """Rows start .. start+num_rows-1 of one sequence that already holds `num_prefix` keys, in blocks `table_1N`."""
 
     start: int
     num_rows: int
     num_prefix: int
-    tile_ids_L: tuple[torch.Tensor, ...]
-    mask_TS: torch.Tensor | None  # None: no prefix, plain causal
+    table_1N: torch.Tensor
+    kv: PagedKv
+
+    @cached_property
+    def tile_ids(self) -> tuple[torch.Tensor, ...]:
+        """Per layer, as `PagedKv.gather` wants them."""
+        return self.kv.tile_ids(self.table_1N)
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """Which of all keys each row sees, [T, S]; None without a prefix: plain causal."""
+        if self.num_prefix == 0:
+            return None
+        keys_S = torch.arange(self.num_keys, device=self.table_1N.device)
+        return keys_S <= keys_S[self.num_prefix :, None]
 
     @property
     def rows(self) -> slice:
@@ -74,6 +87,17 @@ class PrefillChunk:
     @property
     def num_keys(self) -> int:
         return self.num_prefix + self.num_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillGroup:
+    """All C chunks at once: their rows, blocks, first rows within `rows` (C + 1 numbers) and prefixes."""
+
+    rows: slice
+    table_CN: torch.Tensor
+    starts: torch.Tensor
+    prefixes_C: torch.Tensor
+    max_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +113,7 @@ class Batch:
     kv: PagedKv
     decodes: tuple[DecodeGroup, ...]
     chunks: tuple[PrefillChunk, ...]
+    prefill: PrefillGroup | None
     logit_rows_R: torch.Tensor
     logit_slices: tuple[int, ...]
 

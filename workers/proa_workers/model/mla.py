@@ -15,7 +15,7 @@ from proa_kernels.paged_attention import mla_decode
 from proa_kernels.rope import latent_rope_write
 
 from proa_workers.model.arms import Arms
-from proa_workers.model.attend import ATTEND, decode_reference, scores
+from proa_workers.model.attend import attend_chunk, chunk_reference, decode_reference, scores
 from proa_workers.model.batch import Batch, DecodeGroup
 from proa_workers.model.config import MlaConfig, ModelConfig
 from proa_workers.model.norm import RmsNorm
@@ -81,10 +81,10 @@ class MlaAttention:
         """Write the tokens' latent rows, attend, project; returns [T, M]."""
         q_THU, q_THO = self._project(x_TM, rotation, batch, kv, arms)
         decode = {"paged": self._decode_paged, "batched": self._decode_absorbed, "reference": self._decode_expanded}
-        prefill = ATTEND[arms.attention][1]
+        prefill = chunk_reference if arms.attention == "reference" else attend_chunk
         parts = [decode[arms.attention](q_THU[g.rows], q_THO[g.rows], g, kv) for g in batch.decodes]
         for chunk in batch.chunks:
-            latents_1SC = kv.gather(chunk.tile_ids_L[self.layer], 1)[0, :, 0, : chunk.num_keys]
+            latents_1SC = kv.gather(chunk.tile_ids[self.layer], 1)[0, :, 0, : chunk.num_keys]
             k_1HSD, v_1HSV = self._expand(latents_1SC)
             q_CHD = torch.cat([q_THU[chunk.rows], q_THO[chunk.rows]], 2)
             parts.append(prefill(q_CHD, k_1HSD[0], v_1HSV[0], chunk, self.scale))
