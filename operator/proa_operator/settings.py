@@ -23,6 +23,8 @@ _KNOWN = (
     "PROA_WATCH_NAMESPACES",
     "PROA_PROMETHEUS_SELECTOR",
     "PROA_PROMETHEUS_URL",
+    "PROA_DOWNLOAD_ENV",
+    "PROA_DOWNLOAD_CA",
     "PROA_RDMA_RESOURCE",
     "PROA_DEVICE_GROUPS",
     "PROA_LEASE_NAME",
@@ -31,6 +33,7 @@ _KNOWN = (
     "PROA_HEALTH_PORT",
     "PROA_METRICS_PORT",
 )
+_DOWNLOAD_ENV = ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 _LOG_FORMATS = ("json", "text")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 
@@ -53,6 +56,8 @@ class Settings:
     prometheus: PodSelector = field(default_factory=PodSelector)
     prometheus_url: str = ""
     """Root of its HTTP API; empty: nothing scales."""
+    download_env: Mapping[str, str] = field(default_factory=dict)
+    download_ca: str = ""
     rdma_resource: str = ""
     device_groups: tuple[int, ...] = (44, 109)
     log_format: str = "json"
@@ -79,6 +84,8 @@ class Settings:
             namespaces=_words(given["PROA_WATCH_NAMESPACES"]),
             prometheus=_selector(given["PROA_PROMETHEUS_SELECTOR"]),
             prometheus_url=_url(given, "PROA_PROMETHEUS_URL"),
+            download_env=_download_env(given["PROA_DOWNLOAD_ENV"]),
+            download_ca=given["PROA_DOWNLOAD_CA"],
             rdma_resource=given["PROA_RDMA_RESOURCE"],
             device_groups=_numbers(given, "PROA_DEVICE_GROUPS", "44,109"),
             log_format=_choice(given, "PROA_LOG_FORMAT", _LOG_FORMATS),
@@ -98,6 +105,8 @@ class Settings:
             pull_secrets=self.pull_secrets,
             has_pod_monitors=has_pod_monitors,
             has_http_routes=has_http_routes,
+            download_env=self.download_env,
+            download_ca=self.download_ca,
             rdma_resource=self.rdma_resource,
             device_groups=self.device_groups,
             is_cluster_wide=not self.namespaces,
@@ -150,6 +159,13 @@ def _labels(name: str, text: str) -> dict[str, str]:
     found = _json(name, text)
     if not all(isinstance(value, str) for value in found.values()):
         raise StartError(f'{name}={text}: use a JSON object of labels, such as {{"app": "x"}}')
+    return found
+
+
+def _download_env(text: str) -> dict[str, str]:
+    found = _json("PROA_DOWNLOAD_ENV", text)
+    if set(found) - set(_DOWNLOAD_ENV) or not all(isinstance(value, str) for value in found.values()):
+        raise StartError(f"PROA_DOWNLOAD_ENV={text}: use a JSON object of texts with {', '.join(_DOWNLOAD_ENV)}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from proa_operator import names
 from proa_operator.cluster import kinds, marks
 from proa_operator.cluster.act import Actor, Scope
 from proa_operator.cluster.cache import Cache, Stored
@@ -214,15 +215,17 @@ async def test_marks_and_scale(shell: Shell) -> None:
     assert (scale["spec"], scale["metadata"]["annotations"]) == ({"replicas": 4}, {marks.DECLARED: "4"})
 
 
-async def test_a_restarted_revision_first_loses_the_mark_of_its_failure(shell: Shell) -> None:
+async def test_a_restarted_revision_gets_its_number_and_loses_the_mark_of_its_failure_at_once(shell: Shell) -> None:
+    """Its data are immutable, and another version of the operator would write others."""
     failed = meta(f"tiny-{REVISION}", ownerReferences=owned(), annotations={"proa.dev/failed": "x"})
     shell.put({"kind": "ControllerRevision", "metadata": failed, "revision": 1, "data": {}})
-    again = {"kind": "ControllerRevision", "metadata": {"name": f"tiny-{REVISION}"}, "revision": 2, "data": {}}
+    begun = {"name": f"tiny-{REVISION}", "annotations": {names.STARTED_ANNOTATION: "now"}}
+    again = {"kind": "ControllerRevision", "metadata": begun, "revision": 2, "data": {"other": 1}}
     calls = await shell.act(todo.StartRevision(revision=REVISION, number=2, at=5.0, objects=(again,)))
-    assert [verb for verb, _, _ in calls] == ["merge", "apply"]
-    assert (
-        "proa.dev/failed" not in shell.api.objects["ControllerRevision", f"tiny-{REVISION}"]["metadata"]["annotations"]
-    )
+    assert [verb for verb, _, _ in calls] == ["merge"]
+    stored = shell.api.objects["ControllerRevision", f"tiny-{REVISION}"]
+    assert stored["metadata"]["annotations"] == {names.STARTED_ANNOTATION: "now"}
+    assert (stored["revision"], stored["data"]) == (2, {})
 
 
 async def test_the_same_event_is_written_once_in_a_while(shell: Shell) -> None:

@@ -48,6 +48,7 @@ def test_everything_that_the_chart_sets_is_read() -> None:
         ({"PROA_METRICS_PORT": "1,2"}, "PROA_METRICS_PORT=1,2: use one number up to 65535"),
         ({"PROA_OPERATOR_LABELS": "{"}, "PROA_OPERATOR_LABELS={: use a JSON object"),
         ({"PROA_OPERATOR_LABELS": '{"a": 1}'}, 'PROA_OPERATOR_LABELS={"a": 1}: use a JSON object of labels'),
+        ({"PROA_DOWNLOAD_ENV": '{"PATH": "x"}'}, "use a JSON object of texts with HF_ENDPOINT, HTTPS_PROXY"),
         ({"PROA_PROMETHEUS_SELECTOR": '{"labels": {}}'}, "use a JSON object with namespaceLabels and podLabels"),
     ],
 )

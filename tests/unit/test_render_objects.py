@@ -354,6 +354,23 @@ def test_what_makes_another_claim_or_job(change: dict[str, Any], is_same_claim: 
     assert (download_job(old) == download_job(new)) is is_same_job
 
 
+def test_downloads_go_by_the_mirror_and_proxies_and_trust_the_authorities_of_the_installation() -> None:
+    net = {"HF_ENDPOINT": "https://mirror", "HTTPS_PROXY": "http://proxy:3128", "HTTP_PROXY": ""}
+    settings = dataclasses.replace(SETTINGS, download_env=net, download_ca="company-ca")
+    service = _service(model={"uri": "hf://org/m", "name": "m"})
+    pod = _kind(download_objects(service, settings=settings), "Job")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    path = "/etc/proa/ca/ca.crt"
+    assert _env(container).items() >= {**net, "SSL_CERT_FILE": path}.items() - {("HTTP_PROXY", "")}
+    assert "HTTP_PROXY" not in _env(container)
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == "ca")
+    assert mount == {"name": "ca", "mountPath": "/etc/proa/ca", "readOnly": True}
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "ca")
+    assert volume["configMap"] == {"name": "company-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    plain = _kind(download_objects(service, settings=SETTINGS), "Job")["spec"]["template"]["spec"]
+    assert not {"SSL_CERT_FILE", "HF_ENDPOINT"} & _env(plain["containers"][0]).keys()
+
+
 def test_compiled_kernels_are_kept_per_image_gpu_and_model() -> None:
     spec: dict[str, Any] = {"accelerator": GPU, "engine": {"type": "native", "image": "a"}}
     folders = {

@@ -37,6 +37,17 @@
 - name: PROA_PROMETHEUS_URL
   value: {{ . }}
 {{- end }}
+{{- $net := .Values.modelDownload }}
+{{- $env := dict "HF_ENDPOINT" $net.hfEndpoint "HTTPS_PROXY" $net.proxy.https "HTTP_PROXY" $net.proxy.http "NO_PROXY" $net.proxy.exceptions }}
+{{- range $name, $value := $env }}{{ if not $value }}{{ $_ := unset $env $name }}{{ end }}{{ end }}
+{{- with $env }}
+- name: PROA_DOWNLOAD_ENV
+  value: {{ toJson . | squote }}
+{{- end }}
+{{- with $net.caConfigMap }}
+- name: PROA_DOWNLOAD_CA
+  value: {{ . }}
+{{- end }}
 {{- with .Values.devices.rdmaResource }}
 - name: PROA_RDMA_RESOURCE
   value: {{ . }}

@@ -141,14 +141,17 @@ class Actor:
                 await self._start_revision(action, scope)
 
     async def _start_revision(self, action: todo.StartRevision, scope: Scope) -> None:
-        """The mark of an earlier failure goes first: with the new number it would end the rollout at once."""
+        """One that is there gets the new number and loses the mark of its failure; its data can never change."""
         name = names.revision_name(scope.service.name, action.revision)
-        if (REVISION.name, name) in scope.children:
-            await self._annotate(REVISION, name, {names.FAILED_ANNOTATION: None}, scope)
-        await self.applier.apply(action.objects, scope.service, is_forced=True)
+        if (REVISION.name, name) not in scope.children:
+            await self.applier.apply(action.objects, scope.service, is_forced=True)
+            return
+        (wanted,) = action.objects
+        notes = {**(wanted["metadata"].get("annotations") or {}), names.FAILED_ANNOTATION: None}
+        await self._annotate(REVISION, name, notes, scope, revision=action.number)
 
-    async def _annotate(self, kind: Kind, name: str, notes: dict[str, Any], scope: Scope) -> None:
-        patch = {"metadata": {"uid": scope.child(kind, name).uid, "annotations": notes}}
+    async def _annotate(self, kind: Kind, name: str, notes: dict[str, Any], scope: Scope, **fields: Any) -> None:
+        patch = {"metadata": {"uid": scope.child(kind, name).uid, "annotations": notes}, **fields}
         answer = await self._api.merge_patch(scope.ref(kind, name), patch, manager=marks.MARKS_MANAGER)
         self._cache.put(kind, answer)
 

@@ -19,6 +19,7 @@ from proa_operator.render.service import JsonObject, Service
 from proa_operator.render.settings import RenderSettings
 
 TOKEN_ENV = "MODEL_TOKEN"
+_CA_KEY, _CA_FOLDER = "ca.crt", "/etc/proa/ca"
 _USER_MISTAKE = 2
 _RETRIES = 20
 
@@ -56,7 +57,7 @@ def _pod(service: Service, settings: RenderSettings) -> JsonObject:
         "restartPolicy": "Never",
         "securityContext": pod_security(),
         "containers": [_container(service, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, claim],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, claim, *_ca_volume(settings)],
     }
     if settings.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
@@ -72,13 +73,30 @@ def _container(service: Service, settings: RenderSettings) -> JsonObject:
         "imagePullPolicy": settings.pull_policy,
         "command": ["python", "-m", "proa_operator.model_download"],
         "args": args,
-        "env": [{"name": "HOME", "value": "/tmp"}, *_token_env(service)],
+        "env": [{"name": "HOME", "value": "/tmp"}, *_net_env(settings), *_token_env(service)],
         "ports": [{"name": Port.PROGRESS.value, "containerPort": port}],
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": MODEL_VOLUME, "mountPath": MODEL_ROOT}],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": MODEL_VOLUME, "mountPath": MODEL_ROOT},
+            *({"name": one["name"], "mountPath": _CA_FOLDER, "readOnly": True} for one in _ca_volume(settings)),
+        ],
     }
+
+
+def _net_env(settings: RenderSettings) -> list[JsonObject]:
+    """Mirror, proxies and trusted authorities. A change reaches the next Job: a Job's template cannot change."""
+    found = [{"name": name, "value": value} for name, value in sorted(settings.download_env.items()) if value]
+    if settings.download_ca:
+        found.append({"name": "SSL_CERT_FILE", "value": f"{_CA_FOLDER}/{_CA_KEY}"})
+    return found
+
+
+def _ca_volume(settings: RenderSettings) -> list[JsonObject]:
+    source = {"name": settings.download_ca, "items": [{"key": _CA_KEY, "path": _CA_KEY}]}
+    return [{"name": "ca", "configMap": source}] if settings.download_ca else []
 
 
 def _token_env(service: Service) -> list[JsonObject]:

@@ -44,6 +44,10 @@ class RenderSettings:
     """The operator watches all namespaces: the chart made a ClusterRole for gateways, instead of a Role in each."""
     bundled_models: str = "/opt/proa/models"
     """Folder of the bundled models inside an engine image."""
+    download_env: Mapping[str, str] = field(default_factory=dict)
+    """Mirror and proxies of model downloads: HF_ENDPOINT, HTTPS_PROXY, HTTP_PROXY, NO_PROXY."""
+    download_ca: str = ""
+    """ConfigMap in each service's namespace whose key ca.crt has the authorities that downloads trust."""
     rdma_resource: str = ""
     """Extended resource of a RDMA device, such as amd.com/nic; profile Rdma asks for one for each rail."""
     device_groups: tuple[int, ...] = (44, 109)
