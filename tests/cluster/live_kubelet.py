@@ -21,7 +21,6 @@ from testbed.control_plane import ControlPlane
 from testbed.ports import free_ports
 from tests.cluster.live_api import MERGE, RawApi, Seen
 
-ROOT = Path(__file__).parents[2]
 UNREADY = "testbed.proa.dev/unready"
 STOP_SECONDS = 15.0
 
@@ -29,13 +28,14 @@ STOP_SECONDS = 15.0
 class RealProcesses:
     """`see` each event of a pod: its process starts with the pod and ends by SIGTERM when the pod is deleted."""
 
-    def __init__(self, bed: ControlPlane, namespace: str, logs: Path) -> None:
-        """Pods have the annotation UNREADY, which goes when their worker serves."""
+    def __init__(self, bed: ControlPlane, namespace: str, logs: Path, model: Path) -> None:
+        """`model` is the checkpoint's folder. Pods have the annotation UNREADY, which goes when their worker serves."""
+        self._model = str(model)
         self._bed, self._api, self._namespace, self._logs = bed, RawApi(bed), namespace, logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._starting: dict[str, tuple[str, str]] = {}
         self.flags: dict[str, dict[str, str]] = {}
-        """By pod name or role: values of flags that differ from what was rendered."""
+        """By name of the pod: values of flags that differ from what was rendered."""
         self.url = ""
         """Of the gateway; empty until it was started."""
         self._is_over = threading.Event()
@@ -96,7 +96,12 @@ class RealProcesses:
         words = {"0.0.0.0": address, "$(POD_IP)": address, "$(POD_NAME)": meta["name"]}
         role = meta["labels"][names.ROLE_LABEL]
         flags = self.flags.get(role, {}) | self.flags.get(meta["name"], {})
-        argv = [sys.executable, "-m", "proa_workers.main", *_args(container["args"], words, flags)]
+        argv = [
+            sys.executable,
+            "-m",
+            "proa_workers.main",
+            *_args(container["args"], words, {"--model": self._model, **flags}),
+        ]
         environment = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
         wanted = {"SMG_PAIRING_PROTOCOL": environment["SMG_PAIRING_PROTOCOL"]}
         return self._run(argv, meta["name"], wanted)
@@ -129,13 +134,7 @@ def load_of(address: str) -> pb.LoadReply | None:
 
 def _args(args: list[str], words: dict[str, str], flags: dict[str, str]) -> list[str]:
     """As the kubelet and the image would have it: `words` for words, `flags` for the values of flags."""
-    found = []
-    for before, word in zip(["", *args], args, strict=False):
-        word = flags.get(before, words.get(word, word))
-        if before == "--model" or (before == "--model-path" and word.startswith("/opt")):
-            word = str(ROOT / "examples" / "models" / Path(word).name)
-        found.append(word)
-    return found
+    return [flags.get(before, words.get(word, word)) for before, word in zip(["", *args], args, strict=False)]
 
 
 def gateway_role(namespace: str) -> Document:
