@@ -129,10 +129,10 @@ def _layer(problem: Problem, kind: Kind, ceilings: Ceilings, refused: frozenset[
     if second.blocks.rows != first.blocks.rows:
         again = [pair for pair in _sweep(problem, kind, 2, refused) if pair[1].blocks.rows == first.blocks.rows]
         second = min(again, key=lambda pair: pair[0].us)[1]
-    launches = [partial(_whole_layer, problem, routing, first, second) for routing in range(len(problem.ids))]
+    launches = [partial(whole_layer, problem, routing, first, second) for routing in range(len(problem.ids))]
     yield Row(name=f"layer {name}", timing=time_launches(launches), floor_us=sum(floors), detail=first.label)
     if kind == "bf16":
-        launches = [partial(_torch_layer, problem, routing) for routing in range(len(problem.ids))]
+        launches = [partial(torch_layer, problem, routing) for routing in range(len(problem.ids))]
         yield Row(name=f"layer torch {name}", timing=time_launches(launches), floor_us=sum(floors), detail="grouped_mm")
 
 
@@ -175,7 +175,7 @@ def _error(problem: Problem, candidate: Candidate) -> float:
     return relative_error(out[:total], problem.expected2(alignment, rows, h, h_scale)[:total])
 
 
-def _whole_layer(problem: Problem, routing: int, first: Candidate, second: Candidate) -> torch.Tensor:
+def whole_layer(problem: Problem, routing: int, first: Candidate, second: Candidate) -> torch.Tensor:
     rows = first.blocks.rows
     alignment: Alignment = moe_align(problem.ids[routing], problem.shape.num_experts, rows)
     h = torch.empty(alignment.rows_R.numel(), problem.shape.width, device="cuda", dtype=torch.bfloat16)
@@ -185,7 +185,7 @@ def _whole_layer(problem: Problem, routing: int, first: Candidate, second: Candi
     return moe_combine(out, problem.weights, alignment)
 
 
-def _torch_layer(problem: Problem, routing: int) -> torch.Tensor:
+def torch_layer(problem: Problem, routing: int) -> torch.Tensor:
     """Sort, gather, two grouped products of torch, weighted sum: what runs without these kernels."""
     ids = problem.ids[routing]
     sorted_N, order_N = ids.flatten().to(torch.int16).sort(stable=True)

@@ -3,10 +3,11 @@
     python -m bench.serving.engine_step --shape qwen3-30b-a3b --out bench/serving/engine_step.json
     python -m bench.serving.engine_step --shape tiny --device cpu --out /tmp/dry.json     (dry run)
 
-First `device_check` must pass. Then, per batch size, with and without CUDA graphs where there are any: prompts of 128
-random tokens, 64 decode steps with growing context, median wall time of `step` (it ends with the tokens on the host).
-The floor is the time to read the weights that the batch touches and its keys and values once, at the copy bandwidth
-measured here (bytes read plus bytes written).
+First `device_check` must pass. Then, per batch size, as CUDA graphs where there are any (`--eager`: and without):
+prompts of 128 random tokens, 64 decode steps with growing context, median wall time of `step` (it ends with the tokens
+on the host). The floor is the time to read the weights that the batch touches and its keys and values once, at the copy
+bandwidth measured here (bytes read plus bytes written). Then prefill of 16 prompts of 2048 tokens in chunks of 8192,
+the better of two rounds after one that compiles; `--profile` names the kernels of a decode step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
-from proa_workers.model.config import ModelConfig
 from proa_workers.profile.drive import Sequences
 
 from bench.serving.device_check import check_device
@@ -29,11 +29,14 @@ from bench.serving.provenance import ROOT, provenance
 from bench.serving.shapes import SHAPES, decode_step_bytes
 
 PROMPT, STEPS, BLOCK_TOKENS = 128, 64, 32
+PREFILL_PROMPTS, PREFILL_TOKENS, PREFILL_CHUNK = 16, 2048, 8192
+PROFILED_STEPS = 4
 # vLLM 0.26.0 on one H200, bf16, CUDA graphs, mean context 256 (anchors of the project).
 VLLM_H200_MS = {
     "qwen3-30b-a3b": {1: 4.10, 8: 8.89, 32: 15.0, 128: 18.7, 256: 21.9},
     "deepseek-v2-lite": {1: 3.29, 8: 6.47, 32: 9.33, 128: 11.0, 256: 11.9},
 }
+VLLM_H200_PREFILL = {"qwen3-30b-a3b": 67_900.0, "deepseek-v2-lite": 70_300.0}
 
 
 def main() -> None:
@@ -48,7 +51,19 @@ def main() -> None:
     print(f"copy bandwidth {record['copy_bytes_per_second'] / 1e9:.0f} GB/s", flush=True)
     record["results"] = []
     for shape in args.shape:
-        record["results"] += measure(shape, device, args.batches, record["copy_bytes_per_second"])
+        engine = build(shape, device, max(args.batches))
+        rows = [measure_batch(engine, shape, batch, record["copy_bytes_per_second"]) for batch in args.batches]
+        record["results"] += rows
+        if engine.info.device != "cpu":
+            record.setdefault("prefill", []).append(measure_prefill(engine, shape))
+        if args.profile:
+            record.setdefault("profiles", []).extend(profile(engine, shape, batch) for batch in args.batches)
+        if args.eager and engine.graphs is not None:
+            engine.graphs = None
+            bandwidth = record["copy_bytes_per_second"]
+            record["results"] += [measure_batch(engine, shape, batch, bandwidth) for batch in args.batches]
+        engine.close()
+        del engine
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print_table(record)
 
@@ -57,44 +72,85 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=["qwen3-30b-a3b"])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 256])
+    parser.add_argument("--eager", action="store_true", help="measure steps without CUDA graphs as well")
+    parser.add_argument("--profile", action="store_true", help="record the time of each kernel of a decode step")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/serving/engine_step.json")
     parser.add_argument("--redraw", action="store_true", help="only draw the plot of an existing --out")
     return parser.parse_args()
 
 
-def measure(shape: str, device: str, batches: list[int], bandwidth: float) -> list[dict[str, Any]]:
-    config = SHAPES[shape]
+def build(shape: str, device: str, largest_batch: int) -> NativeEngine:
     start = time.perf_counter()
-    longest = PROMPT + STEPS + 2
+    is_gpu = device == "cuda"
+    longest = PREFILL_TOKENS + 2 if is_gpu else PROMPT + STEPS + 2
+    num_tokens = max(largest_batch * (PROMPT + STEPS + 2), PREFILL_PROMPTS * longest if is_gpu else 0)
     settings = NativeSettings(
-        device="cuda" if device == "cuda" else "cpu",
+        device="cuda" if is_gpu else "cpu",
         block_tokens=BLOCK_TOKENS,
         max_model_len=longest,
-        num_blocks=max(batches) * (-(-longest // BLOCK_TOKENS)),
+        num_blocks=num_tokens // BLOCK_TOKENS + largest_batch,
     )
-    engine = NativeEngine.with_random_weights(config, settings)
+    engine = NativeEngine.with_random_weights(SHAPES[shape], settings)
     print(f"{shape}: weights made in {time.perf_counter() - start:.1f} s, {engine.info.dtype}", flush=True)
-    rows = [measure_batch(engine, shape, config, batch, bandwidth) for batch in batches]
-    if engine.graphs is not None:
-        engine.graphs = None
-        rows += [measure_batch(engine, shape, config, batch, bandwidth) for batch in batches]
-    engine.close()
-    return rows
+    return engine
 
 
-def measure_batch(
-    engine: NativeEngine, shape: str, config: ModelConfig, batch: int, bandwidth: float
-) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(batch)
-    prompts = torch.randint(0, config.vocab_size, (batch, PROMPT), generator=generator).tolist()
-    sequences = Sequences(engine, prompts, STEPS + 2)
+def random_prompts(shape: str, count: int, length: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(count)
+    prompts: list[list[int]] = torch.randint(0, SHAPES[shape].vocab_size, (count, length), generator=generator).tolist()
+    return prompts
+
+
+def measure_prefill(engine: NativeEngine, shape: str) -> dict[str, Any]:
+    """Prompt tokens per second, with the first tokens on the host at the end."""
+    seconds = []
+    for _ in range(3):
+        sequences = Sequences(engine, random_prompts(shape, PREFILL_PROMPTS, PREFILL_TOKENS), 2)
+        start = time.perf_counter()
+        sequences.prefill(chunk_tokens=PREFILL_CHUNK)
+        seconds.append(time.perf_counter() - start)
+    row = {
+        "shape": shape,
+        "tokens_per_second": round(PREFILL_PROMPTS * PREFILL_TOKENS / min(seconds[1:])),
+        "vllm_h200_tokens_per_second": VLLM_H200_PREFILL.get(shape),
+        "seconds": [round(s, 3) for s in seconds],
+    }
+    print(row, flush=True)
+    return row
+
+
+def profile(engine: NativeEngine, shape: str, batch: int) -> dict[str, Any]:
+    """Microseconds and launches per decode step of the kernels that take most."""
+    sequences = Sequences(engine, random_prompts(shape, batch, PROMPT), STEPS + 2)
+    sequences.prefill(chunk_tokens=4096)
+    sequences.decode()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED_STEPS):
+            sequences.decode()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+    kernels = [
+        {
+            "kernel": event.key[:90],
+            "us": round(event.self_device_time_total / PROFILED_STEPS, 1),
+            "launches": event.count / PROFILED_STEPS,
+        }
+        for event in events
+        if event.self_device_time_total
+    ]
+    total = round(sum(kernel["us"] for kernel in kernels))
+    print(f"{shape} batch {batch}: {total} us in {sum(k['launches'] for k in kernels):.0f} kernels a step", flush=True)
+    return {"shape": shape, "batch": batch, "kernels_us": total, "kernels": kernels[:16]}
+
+
+def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float) -> dict[str, Any]:
+    sequences = Sequences(engine, random_prompts(shape, batch, PROMPT), STEPS + 2)
     start = time.perf_counter()
     sequences.prefill(chunk_tokens=4096)
     prefill_seconds = time.perf_counter() - start
-    seconds = sorted(sequences.decode() for _ in range(STEPS))
+    seconds = sorted(sequences.decode().seconds for _ in range(STEPS))
     element_bytes = 4 if engine.info.dtype == "float32" else 2
-    floor_ms = 1000 * decode_step_bytes(config, batch, PROMPT + STEPS / 2, element_bytes) / bandwidth
+    floor_ms = 1000 * decode_step_bytes(SHAPES[shape], batch, PROMPT + STEPS / 2, element_bytes) / bandwidth
     row = {
         "shape": shape,
         "batch": batch,
@@ -105,6 +161,7 @@ def measure_batch(
         "ms_p10_p90": [round(1000 * seconds[int(STEPS * q)], 3) for q in (0.1, 0.9)],
         "floor_ms": round(floor_ms, 3),
         "vllm_h200_ms": VLLM_H200_MS.get(shape, {}).get(batch),
+        "norm_arm": engine.arms.norm,
         "first_prefill_seconds": round(prefill_seconds, 3),
     }
     print(row, flush=True)
