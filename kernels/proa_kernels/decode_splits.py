@@ -19,50 +19,57 @@ import triton.language as tl
 from proa_kernels.arch import Arch, ArchName, next_power_of_2
 
 LOG2_E = 1.4426950408889634
-MIN_SPLIT_KEYS = 256  # a split must outweigh its share of the merge
-MAX_SPLITS = 32
+MAX_SPLITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeTile:
-    """`rows` query heads times `keys` cached tokens per step; `programs_per_cu` fit on a multiprocessor at once."""
+    """`rows` query heads times `keys` cached tokens per step.
+
+    `programs_per_cu` of them hide each other's latency on one multiprocessor; a split has `min_keys` keys at least, so
+    that it outweighs its share of the merge.
+    """
 
     rows: int
     keys: int
     num_warps: int
     num_stages: int
-    programs_per_cu: int
+    programs_per_cu: int = 2
+    min_keys: int = 64
 
 
-def _tile(rows: int, keys: int, num_warps: int, num_stages: int, programs_per_cu: int) -> DecodeTile:
-    return DecodeTile(rows=rows, keys=keys, num_warps=num_warps, num_stages=num_stages, programs_per_cu=programs_per_cu)
+def _tile(rows: int, keys: int, num_warps: int, num_stages: int, programs_per_cu: int, min_keys: int) -> DecodeTile:
+    return DecodeTile(
+        rows=rows, keys=keys, num_warps=num_warps, num_stages=num_stages,
+        programs_per_cu=programs_per_cu, min_keys=min_keys,
+    )  # fmt: skip
 
 
 GQA_TILE: Mapping[ArchName, DecodeTile] = {
-    "cpu": _tile(16, 16, 1, 1, 1),
-    "sm90": _tile(16, 64, 4, 3, 2),
-    "gfx942": _tile(16, 64, 4, 2, 2),
-    "gfx950": _tile(16, 64, 4, 2, 2),
+    "cpu": _tile(16, 16, 1, 1, 1, 16),
+    "sm90": _tile(16, 64, 4, 3, 4, 128),
+    "gfx942": _tile(16, 64, 4, 2, 2, 128),
+    "gfx950": _tile(16, 64, 4, 2, 2, 128),
 }
 # A latent row is wide: 32 keys of 576 numbers are 36 KiB. `few` serves up to 16 heads, `many` more.
 MLA_FEW_HEADS: Mapping[ArchName, DecodeTile] = {
-    "cpu": _tile(16, 16, 1, 1, 1),
-    "sm90": _tile(16, 32, 4, 3, 2),
-    "gfx942": _tile(16, 32, 4, 1, 1),
-    "gfx950": _tile(16, 32, 4, 2, 1),
+    "cpu": _tile(16, 16, 1, 1, 1, 16),
+    "sm90": _tile(16, 32, 4, 3, 2, 64),
+    "gfx942": _tile(16, 32, 4, 1, 1, 64),
+    "gfx950": _tile(16, 32, 4, 2, 1, 64),
 }
 MLA_MANY_HEADS: Mapping[ArchName, DecodeTile] = {
-    "cpu": _tile(32, 16, 1, 1, 1),
-    "sm90": _tile(64, 64, 8, 2, 1),
-    "gfx942": _tile(32, 32, 4, 1, 1),
-    "gfx950": _tile(32, 32, 4, 2, 1),
+    "cpu": _tile(32, 16, 1, 1, 1, 16),
+    "sm90": _tile(64, 64, 8, 2, 1, 128),
+    "gfx942": _tile(32, 32, 4, 1, 1, 128),
+    "gfx950": _tile(32, 32, 4, 2, 1, 128),
 }
 
 
-def num_splits(num_programs: int, max_keys: int, arch: Arch, programs_per_cu: int) -> int:
-    """Splits, a power of two, such that `num_programs` times them fill the GPU once, none below MIN_SPLIT_KEYS keys."""
-    room = arch.num_cus * programs_per_cu // max(num_programs, 1)
-    wanted = min(room, max_keys // MIN_SPLIT_KEYS, MAX_SPLITS)
+def num_splits(num_programs: int, max_keys: int, arch: Arch, tile: DecodeTile) -> int:
+    """Splits, a power of two, such that `num_programs` times them fill the GPU once, none below the tile's bound."""
+    room = arch.num_cus * tile.programs_per_cu // max(num_programs, 1)
+    wanted = min(room, max_keys // tile.min_keys, MAX_SPLITS)
     return 1 if wanted < 2 else next_power_of_2(wanted + 1) // 2
 
 

@@ -69,7 +69,7 @@ def launch_gqa_decode(
     group = num_heads // num_kv_heads
     columns = num_kv_heads * ceil_div(group, tile.rows)
     max_keys = table_BN.shape[1] * page_tokens
-    splits = splits or num_splits(batch * columns, max_keys, arch, tile.programs_per_cu)
+    splits = splits or num_splits(batch * columns, max_keys, arch, tile)
     parts = Parts.empty(out_BHD, splits)
     gqa_decode_kernel[(batch, columns, splits)](
         q_BHD, cache_X2KSD, table_BN, lengths_B, out_BHD, parts.sums, parts.logs, scale * LOG2_E,

@@ -84,7 +84,7 @@ def launch_mla_decode(
     arch, page_tokens, num_rotated = arch_of(q_BHR.device), cache_XSC.shape[1], q_BHO.shape[2]
     tile = tile or mla_tile(num_heads, arch)
     columns = ceil_div(num_heads, tile.rows)
-    splits = splits or num_splits(batch * columns, table_BN.shape[1] * page_tokens, arch, tile.programs_per_cu)
+    splits = splits or num_splits(batch * columns, table_BN.shape[1] * page_tokens, arch, tile)
     parts = Parts.empty(out_BHR, splits)
     mla_decode_kernel[(batch, columns, splits)](
         q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, out_BHR, parts.sums, parts.logs, scale * LOG2_E,

@@ -19,10 +19,10 @@ from proa_kernels.arch import ArchName, arch_of, ceil_div, next_power_of_2
 from proa_kernels.decode_splits import LOG2_E, DecodeTile, softmax_step
 
 PREFILL_TILE: Mapping[ArchName, DecodeTile] = {
-    "cpu": DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1, programs_per_cu=1),
-    "sm90": DecodeTile(rows=128, keys=64, num_warps=8, num_stages=3, programs_per_cu=1),
-    "gfx942": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=1, programs_per_cu=1),
-    "gfx950": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=2, programs_per_cu=1),
+    "cpu": DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1),
+    "sm90": DecodeTile(rows=128, keys=64, num_warps=8, num_stages=3),
+    "gfx942": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=1),
+    "gfx950": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=2),
 }
 
 

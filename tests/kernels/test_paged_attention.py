@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from proa_kernels.arch import GFX942, SM90, Arch
-from proa_kernels.decode_splits import MAX_SPLITS, MIN_SPLIT_KEYS, DecodeTile, num_splits
+from proa_kernels.decode_splits import MAX_SPLITS, DecodeTile, num_splits
 from proa_kernels.gqa_decode_triton import launch_gqa_decode
 from proa_kernels.mla_decode_triton import launch_mla_decode
 from proa_kernels.paged_attention import gqa_decode, gqa_decode_ref, mla_decode, mla_decode_ref
@@ -14,7 +14,7 @@ from proa_kernels.testing import Guarded, poison_, relative_error, tolerance
 
 CPU = torch.device("cpu")
 PAGE, WIDTH = 8, 6
-TILE = DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1, programs_per_cu=1)
+TILE = DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1)
 LENGTHS = [0, 1, PAGE - 1, PAGE, PAGE + 1, 17, 32, PAGE * WIDTH]
 SCALE = 0.3
 
@@ -183,17 +183,24 @@ def test_ops_have_fake_versions_with_the_same_shapes():
 
 @pytest.mark.parametrize(
     ("programs", "max_keys", "arch", "expected"),
-    [(4, 192, SM90, 1), (4, 4096, SM90, 16), (512, 4096, SM90, 1), (64, 4096, SM90, 4), (1, 1 << 20, GFX942, 32)],
-)  # fmt: skip
+    [
+        (4, 127, SM90, 1),
+        (4, 192, SM90, 2),
+        (4, 4096, SM90, 64),
+        (512, 4096, SM90, 1),
+        (64, 4096, SM90, 4),
+        (1, 1 << 20, GFX942, 64),
+    ],
+)
 def test_splits(programs: int, max_keys: int, arch: Arch, expected: int):
-    assert num_splits(programs, max_keys, arch, 2) == expected
+    assert num_splits(programs, max_keys, arch, TILE) == expected
 
 
 @pytest.mark.parametrize("arch", [SM90, GFX942], ids=lambda arch: arch.name)
 def test_splits_fill_the_gpu_once_at_most(arch: Arch):
     for programs in (1, 3, 7, 64, 200, 1000):
-        for keys in (1, 255, 256, 511, 4096, 131072):
-            splits = num_splits(programs, keys, arch, 2)
+        for keys in (1, 63, 64, 511, 4096, 131072):
+            splits = num_splits(programs, keys, arch, TILE)
             assert splits & (splits - 1) == 0
-            assert splits == 1 or (splits <= MAX_SPLITS and splits * MIN_SPLIT_KEYS <= keys)
-            assert splits == 1 or splits * programs <= 2 * arch.num_cus
+            assert splits == 1 or (splits <= MAX_SPLITS and splits * TILE.min_keys <= keys)
+            assert splits == 1 or splits * programs <= TILE.programs_per_cu * arch.num_cus

@@ -12,7 +12,7 @@ from proa_kernels.testing import Guarded, poison_, relative_error, tolerance
 
 CPU = torch.device("cpu")
 PAGE, WIDTH, SCALE = 8, 6, 0.3
-TILE = DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1, programs_per_cu=1)
+TILE = DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1)
 # (prefix, tokens) of the chunks of one launch
 CHUNKS = {
     "one token": [(0, 1)],
