@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.k8s.client import Client
 from bench.k8s.fleet import path_of
 from bench.k8s.scale import Scale, service_name
+
+_READY_SECONDS = "testbed.proa.dev/ready-seconds"
 
 
 class Kind(StrEnum):
@@ -53,14 +55,23 @@ async def change_spec(client: Client, scale: Scale, number: int) -> Change:
 
 
 async def change_pod(client: Client, scale: Scale, number: int) -> Change:
-    """As a kubelet tells of a failed readiness probe."""
+    """As a kubelet tells of a failed readiness probe. kwok would find the containers ready again a second later."""
     path = f"/api/v1/namespaces/{scale.namespace_of(number)}/pods"
     selector = f"proa.dev/service={service_name(number)},proa.dev/role=prefill"
     pods = (await client.get(path, labelSelector=selector))["items"]
     name = min(pod["metadata"]["name"] for pod in pods)
+    await client.patch(f"{path}/{name}", {"metadata": {"annotations": {_READY_SECONDS: "never"}}})
     condition = {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"}
     await client.patch(f"{path}/{name}/status", {"status": {"conditions": [condition]}}, kind="strategic-merge")
     return _change(Kind.POD, scale, number, "patch", "pods/status", name)
+
+
+async def heal(client: Client, changes: Sequence[Change]) -> None:
+    """Let the pods that were made unready be ready again."""
+    for change in changes:
+        if change.kind is Kind.POD:
+            path = f"/api/v1/namespaces/{change.namespace}/pods/{change.name}"
+            await client.patch(path, {"metadata": {"annotations": {_READY_SECONDS: None}}})
 
 
 async def change_child(client: Client, scale: Scale, number: int) -> Change:

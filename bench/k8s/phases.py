@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.k8s.audit import AuditTail, Request
-from bench.k8s.changes import Change, Kind, change_child, make
+from bench.k8s.changes import Change, Kind, change_child, heal, make
 from bench.k8s.client import Client
 from bench.k8s.fleet import Say, add_nodes, add_services, await_serving
 from bench.k8s.latency import OPERATOR, child_writes, latencies, percentile
@@ -102,6 +102,7 @@ async def under_changes(stage: Stage, seed: int) -> Row:
         requests += audit.read()
         found, missing = latencies(changes, requests)
     cores, seconds = stage.processes.since(before), time.monotonic() - before.at
+    await heal(stage.client, changes)
     await await_serving(stage.client, stage.scale, seconds=stage.up_seconds, say=stage.say)
     rows = {kind.value: [latency for latency in found if latency.kind is kind] for kind in Kind} | {"all": found}
     return {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from proa_operator import render
 from proa_operator.api.service import ServiceSpec
@@ -13,6 +14,7 @@ from proa_operator.names import Role
 from proa_operator.plan.state import Observed
 
 Objects = tuple[dict[str, Any], ...]
+T = TypeVar("T")
 
 
 class NodeRule(Protocol):
@@ -66,11 +68,31 @@ class Renderer(Protocol):
         """What the labels of a node must say."""
 
 
+class Kept:
+    """What was made from specs lately, by the spec's identity: a service is planned far more often than changed."""
+
+    def __init__(self, most: int = 16_384) -> None:
+        self._known: OrderedDict[tuple[int, Hashable], tuple[ServiceSpec, Any]] = OrderedDict()
+        self._most = most
+
+    def once(self, spec: ServiceSpec, key: Hashable, make: Callable[[], T]) -> T:
+        """The kept value, or a new one. It is shared: nobody may change it."""
+        place = (id(spec), key)
+        known = self._known.get(place)  # it holds the spec, so the identity is not another's
+        if known is None:
+            known = self._known[place] = (spec, make())
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        found: T = known[1]
+        return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterRenderer:
-    """The real one."""
+    """The real one. Keeps all but the objects of groups, which are many and seldom asked for."""
 
     settings: render.RenderSettings
+    kept: Kept = field(default_factory=Kept, compare=False)
 
     def revision_of(self, spec: ServiceSpec, *, template_version: int | None, restart: str) -> str:
         version = render.TEMPLATE_VERSION if template_version is None else template_version
@@ -95,26 +117,37 @@ class ClusterRenderer:
         return (stored,)
 
     def policies(self, observed: Observed, spec: ServiceSpec, *, revision: str) -> Objects:
-        return tuple(render.revision_objects(_service(observed, spec), revision=revision))
+        service = _service(observed, spec)
+        return self._once(
+            "policies", service, lambda: tuple(render.revision_objects(service, revision=revision)), revision
+        )
 
     def gateway(self, observed: Observed, spec: ServiceSpec) -> Objects:
-        return tuple(render.gateway_objects(_service(observed, spec), settings=self.settings))
+        service = _service(observed, spec)
+        return self._once("gateway", service, lambda: tuple(render.gateway_objects(service, settings=self.settings)))
 
     def service(self, observed: Observed) -> Objects:
-        return tuple(render.service_objects(_service(observed, observed.service.spec), settings=self.settings))
+        service = _service(observed, observed.service.spec)
+        return self._once("service", service, lambda: tuple(render.service_objects(service, settings=self.settings)))
 
     def download(self, observed: Observed) -> Objects:
-        return tuple(render.download_objects(_service(observed, observed.service.spec), settings=self.settings))
+        service = _service(observed, observed.service.spec)
+        return self._once("download", service, lambda: tuple(render.download_objects(service, settings=self.settings)))
 
     def refusals(self, observed: Observed) -> tuple[str, ...]:
-        found = render.refusals(_service(observed, observed.service.spec), settings=self.settings)
-        return tuple(str(refusal) for refusal in found)
+        service = _service(observed, observed.service.spec)
+        return self._once(
+            "refusals", service, lambda: tuple(map(str, render.refusals(service, settings=self.settings)))
+        )
 
     def unscraped(self, observed: Observed) -> str:
         return render.unscraped(_service(observed, observed.service.spec), self.settings)
 
     def node_rules(self, spec: ServiceSpec) -> tuple[NodeRule, ...]:
         return render.node_requirements(spec)
+
+    def _once(self, what: str, service: render.Service, make: Callable[[], T], *more: str) -> T:
+        return self.kept.once(service.spec, (what, service.namespace, service.name, service.uid, *more), make)
 
 
 def _service(observed: Observed, spec: ServiceSpec) -> render.Service:
