@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from testbed.control_plane import ControlPlane
-from tests.cluster.kinds import await_kinds
+from tests.cluster.kinds import await_kinds, foreign_kind, is_listed
 
 ROOT = Path(__file__).parents[2]
 CHART, CRDS = str(ROOT / "charts" / "proa"), str(ROOT / "charts" / "proa-crds")
 SCENARIOS = sorted((ROOT / "charts" / "proa" / "ci").glob("*.yaml"))
 NAMESPACED = "--set=rbac.mode=Namespaced"
-POD_MONITOR_CRD = """
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: podmonitors.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: {kind: PodMonitor, plural: podmonitors, singular: podmonitor}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-"""
+PROMETHEUS_KINDS = ("PodMonitor", "PrometheusRule")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,13 +34,13 @@ def release(api: ControlPlane, namespace: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def pod_monitors(api: ControlPlane) -> Iterator[None]:
-    """A cluster that knows PodMonitor."""
-    api.apply(POD_MONITOR_CRD)
-    wait = ("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=10s")
-    api.until(lambda: api.kubectl(*wait), what="the kind PodMonitor", seconds=30)
+def prometheus_kinds(api: ControlPlane) -> Iterator[None]:
+    """A cluster that knows the kinds of the Prometheus operator."""
+    for kind in PROMETHEUS_KINDS:
+        api.apply(foreign_kind(kind, "monitoring.coreos.com"))
+        api.until(partial(is_listed, api, kind, "monitoring.coreos.com"), what=f"the kind {kind}", seconds=30)
     yield
-    api.kubectl("delete", "crd", "podmonitors.monitoring.coreos.com")
+    api.kubectl("delete", "crd", *(f"{kind.lower()}s.monitoring.coreos.com" for kind in PROMETHEUS_KINDS))
 
 
 def _install(api: ControlPlane, namespace: str, *flags: str, name: str = "proa") -> str:
@@ -79,7 +67,7 @@ def _version() -> str:
 
 
 @pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("pod_monitors")
+@pytest.mark.usefixtures("prometheus_kinds")
 def test_every_scenario_installs_and_goes(api: ControlPlane, release: str, values: Path) -> None:
     spaces = json.dumps([release]) if "two-namespaces" in values.stem else "[]"
     said = _install(api, release, f"--values={values}", "--set-json", f"watchNamespaces={spaces}")

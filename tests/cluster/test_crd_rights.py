@@ -18,7 +18,7 @@ import pytest
 from testbed.audit import AuditEvent
 from testbed.control_plane import ControlPlane
 from testbed.errors import BedError
-from tests.cluster.kinds import apply_kinds
+from tests.cluster.kinds import apply_kinds, foreign_kind, is_listed
 
 ROOT = Path(__file__).parents[2]
 CHART = str(ROOT / "charts" / "proa")
@@ -26,25 +26,6 @@ FOREIGN = {"PodMonitor": "monitoring.coreos.com", "HTTPRoute": "gateway.networki
 FOR_EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews"), ("get", "", "")}
 Right = tuple[str, str, str]
 """Verb, API group, resource."""
-
-
-def _foreign_kind(kind: str, group: str) -> dict[str, Any]:
-    plural = f"{kind.lower()}s"
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{plural}.{group}",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"},
-        },
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
-        },
-    }
 
 
 def _service(name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -193,17 +174,12 @@ def cluster(api: ControlPlane) -> Iterator[ControlPlane]:
     """With the foreign kinds as long as this test runs: others want to see what is refused without them."""
     apply_kinds(api)
     for kind, group in FOREIGN.items():
-        api.apply(_foreign_kind(kind, group))
+        api.apply(foreign_kind(kind, group))
         # Established comes before the discovery document, and that is what the operator reads, once, at its start.
-        api.until(partial(_is_listed, api, kind, group), what=f"the kind {kind}", seconds=30)
+        api.until(partial(is_listed, api, kind, group), what=f"the kind {kind}", seconds=30)
     api.nodes.add("rights-1", "rights-2", "rights-3")
     yield api
     api.kubectl("delete", "crd", *(f"{kind.lower()}s.{group}" for kind, group in FOREIGN.items()))
-
-
-def _is_listed(api: ControlPlane, kind: str, group: str) -> bool:
-    found = json.loads(api.kubectl("get", "--raw", f"/apis/{group}/v1"))["resources"]
-    return any(resource["kind"] == kind for resource in found)
 
 
 def test_no_right_is_missing_and_none_is_idle(cluster: ControlPlane, namespace: str, tmp_path: Path) -> None:

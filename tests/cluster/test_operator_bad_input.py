@@ -15,6 +15,7 @@ from testbed.errors import BedError
 from tests.cluster.operator_checks import SETTLE_SECONDS, service
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
+CHART = "charts/proa"
 NAMESPACE = "bad-input"
 GPUS: Document = {"product": "MI300X", "gpusPerPod": 8}
 
@@ -83,13 +84,17 @@ def _case(doubles: Doubles, name: str, changes: Document) -> Document:
 
 @pytest.fixture(scope="module")
 def operator(api: ControlPlane, doubles: Doubles) -> Iterator[Operator]:
-    """One namespace of the restricted level, with all cases at once, and their operator."""
+    """One namespace of the restricted level, with all cases at once, and their operator with its chart's rights."""
+    place = f"--namespace={NAMESPACE}"
     api.kubectl("create", "namespace", NAMESPACE)
     api.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    with Operator(api, NAMESPACE, PROA_PROMETHEUS_SELECTOR=json.dumps({"podLabels": {"app": "x"}})) as found:
-        cases = [_case(doubles, name, changes) for name, (changes, *_) in CASES.items()]
-        api.apply(cases, f"--namespace={NAMESPACE}")
+    api.helm("install", "proa", CHART, place, f"--set=watchNamespaces[0]={NAMESPACE}")
+    account = api.service_account_kubeconfig(NAMESPACE, "proa")
+    scraper = json.dumps({"podLabels": {"app": "x"}})
+    with Operator(api, NAMESPACE, kubeconfig=account, PROA_PROMETHEUS_SELECTOR=scraper) as found:
+        api.apply([_case(doubles, name, changes) for name, (changes, *_) in CASES.items()], place)
         yield found
+    api.helm("uninstall", "proa", place)
     api.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
