@@ -40,6 +40,7 @@ SETTINGS = RenderSettings(
     rdma_resource="amd.com/nic",
 )
 GPU = {"product": "MI300X", "gpusPerPod": 8}
+OWN_PROGRAM = {"podTemplate": {"spec": {"containers": [{"name": "worker", "command": ["vllm-worker"]}]}}}
 WIDE = {"nodesPerGroup": 2, "parallelism": {"dp": 16, "ep": 16}}
 
 
@@ -612,6 +613,23 @@ def test_rdma_adds_the_right_to_lock_memory_and_nothing_else() -> None:
     assert restricted_violations(_gateway(service)) == []
 
 
+@pytest.mark.parametrize(("own", "asked"), [("", "amd.com/nic"), ("rdma/hca", "rdma/hca")])
+def test_rdma_devices_are_the_manifest_s_or_else_the_chart_s(own: str, asked: str) -> None:
+    service = _service(accelerator={**GPU, "rdmaResourceName": own}, security={"profile": "Rdma"})
+    assert _worker(service)["resources"]["limits"] == {"amd.com/gpu": "8", asked: "8"}
+
+
+def test_an_eviction_is_refused_while_a_group_drains_and_is_therefore_not_ready() -> None:
+    budget = _kind(_group(_service()), "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (0, "IfHealthyBudget")
+
+
+def test_shared_memory_holds_the_pool_of_a_worker_on_a_cpu() -> None:
+    """1 GiB of blocks where nothing else is asked for, and a block to probe with."""
+    (shm,) = (volume for volume in _pod(_service())["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -623,7 +641,16 @@ def test_rdma_adds_the_right_to_lock_memory_and_nothing_else() -> None:
         ({"accelerator": {"product": "MI1"}}, ["spec.accelerator.product"]),
         ({"accelerator": {"product": "H100", "resourceName": "nvidia.com/gpu"}}, []),
         ({"kvTransfer": {"backend": "mori"}}, ["spec.kvTransfer.backend"]),
-        ({"kvTransfer": {"backend": "mori"}, "engine": {"type": "vllm"}}, []),
+        ({"engine": {"type": "vllm"}}, ["spec.engine.type"]),
+        ({"engine": {"type": "vllm"}, "pools": {"prefill": OWN_PROGRAM, "decode": {}}}, ["spec.engine.type"]),
+        (
+            {
+                "engine": {"type": "vllm"},
+                "kvTransfer": {"backend": "mori"},
+                "pools": {"prefill": OWN_PROGRAM, "decode": OWN_PROGRAM},
+            },
+            [],
+        ),
         ({"model": {"uri": "bundled://m", "name": "m", "dtype": "fp8"}}, ["spec.model.dtype"]),
         (
             {"pools": {"prefill": {}, "decode": WIDE}},

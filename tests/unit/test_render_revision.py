@@ -49,7 +49,7 @@ ENUMS: tuple[type[StrEnum], ...] = (
     Topology, Dtype, EngineType, Backend, FailurePolicy, Switch, FarSkip, Mode, OnFailure, Profile, NetworkPolicy,
     TolerationOperator,
 )  # fmt: skip
-WORDS = [member.value for enum in ENUMS for member in enum] + ["DPX", "7", "7Gi"]
+WORDS = [member.value for enum in ENUMS for member in enum] + ["DPX", "7", "7Gi", "rdma/hca"]
 SETTINGS = RenderSettings(
     operator_image="operator:1",
     engine_images={engine: f"{engine.value}:1" for engine in EngineType},

@@ -28,5 +28,7 @@ class Accelerator(Noun):
     """Compute partition of each GPU."""
     resource_name: str = "amd.com/gpu"
     """Extended resource that the device plugin offers."""
+    rdma_resource_name: Annotated[str, Field(pattern=r"^([a-z0-9.-]+/[A-Za-z0-9_.-]+)?$")] = ""
+    """Extended resource of an RDMA device for security.profile Rdma, such as amd.com/nic; empty takes the chart's."""
     gpus_per_pod: Positive = 8
     """Devices in one pod, counted after partitioning."""

@@ -54,11 +54,14 @@ def _headless_service(group: Group) -> JsonObject:
 
 
 def _disruption_budget(group: Group) -> JsonObject:
-    """An eviction is refused: the operator moves the group when its node is cordoned. Broken pods may go."""
+    """An eviction is refused: the operator moves the group when its node is cordoned.
+
+    NOTE: a group that drains is not Ready, for its routing is off. With AlwaysAllow it would be evicted at work.
+    """
     budget = child(group.service, "policy/v1", "PodDisruptionBudget", group.name, labels=group.labels)
     budget["spec"] = {
         "maxUnavailable": 0,
-        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "unhealthyPodEvictionPolicy": "IfHealthyBudget",
         "selector": {"matchLabels": group.selector},
     }
     return budget

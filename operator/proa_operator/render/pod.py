@@ -20,6 +20,8 @@ from proa_operator.render.settings import RenderSettings
 from proa_operator.render.worker_command import PROGRAM, worker_args
 
 AFTER_DRAIN_SECONDS = 30  # a worker ends its drain by itself; this is for closing connections and a stuck one
+_HOST_POOL_SHM = "2Gi"
+"""On a CPU the KV pool is a file there: 1 GiB by default (`--kv-cache-memory`), one block more, and torch's own."""
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 
 
@@ -88,15 +90,16 @@ def _resources(spec: ServiceSpec, settings: RenderSettings) -> JsonObject:
 
 def _devices(spec: ServiceSpec, accelerator: Accelerator, settings: RenderSettings) -> dict[str, str]:
     devices = {accelerator.resource_name: str(accelerator.gpus_per_pod)}
-    if spec.security.profile is Profile.RDMA and settings.rdma_resource:
+    rdma = accelerator.rdma_resource_name or settings.rdma_resource
+    if spec.security.profile is Profile.RDMA and rdma:
         num_rails = len(spec.placement.networks) or accelerator.gpus_per_pod
-        devices[settings.rdma_resource] = str(num_rails)
+        devices[rdma] = str(num_rails)
     return devices
 
 
 def _volumes(group: Group, source: ModelSource) -> list[JsonObject]:
     accelerator = group.service.spec.accelerator
-    shm_size = f"{16 * accelerator.gpus_per_pod}Gi" if accelerator else "1Gi"
+    shm_size = f"{16 * accelerator.gpus_per_pod}Gi" if accelerator else _HOST_POOL_SHM
     cache: JsonObject = {"emptyDir": {}}
     if accelerator is not None:
         cache = {"persistentVolumeClaim": {"claimName": jit_claim(group.service)}}

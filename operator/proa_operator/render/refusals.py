@@ -11,7 +11,7 @@ from proa_operator.api.kv_transfer import Backend
 from proa_operator.api.model import Dtype
 from proa_operator.api.pools import FarSkip, Pool, Switch
 from proa_operator.api.service import ServiceSpec
-from proa_operator.names import Role
+from proa_operator.names import WORKER_CONTAINER, Role
 from proa_operator.render.errors import RenderError
 from proa_operator.render.group import group_objects
 from proa_operator.render.placement import AMD_PREFIX, DEVICE_IDS
@@ -52,12 +52,27 @@ def _spec_refusals(service: Service, settings: RenderSettings) -> Iterator[tuple
     if spec.gateway.http_route.gateway and not settings.has_http_routes:
         yield "gateway.httpRoute", "the cluster has no HTTPRoute; install the Gateway API's CRDs, or remove the field"
     yield from _accelerator_refusals(spec.accelerator)
+    if spec.engine.type is EngineType.VLLM and not all(_has_own_command(service.pool(role)) for role in service.roles):
+        yield (
+            "engine.type",
+            (
+                "proa-worker does not run vllm yet; set native or sim, or give each pool's podTemplate "
+                "a container worker with a command that takes proa-worker's flags"
+            ),
+        )
     if spec.engine.type in _OWN_ENGINES:
         yield from _own_engine_refusals(spec)
     if spec.engine.type is EngineType.NATIVE:
         for role in service.roles:
             for field, message in _native_pool_refusals(service.pool(role)):
                 yield f"pools.{Role(role).value}.{field}", message
+
+
+def _has_own_command(pool: Pool) -> bool:
+    """The manifest brings a program of its own for the engine's container."""
+    containers = (pool.pod_template.get("spec") or {}).get("containers") or ()
+    named = (one for one in containers if isinstance(one, dict) and one.get("name") == WORKER_CONTAINER)
+    return any(one.get("command") for one in named)
 
 
 def _accelerator_refusals(accelerator: Accelerator | None) -> Iterator[tuple[str, str]]:
