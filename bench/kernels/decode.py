@@ -27,7 +27,9 @@ from triton.runtime.errors import OutOfResources
 
 from bench.kernels.decode_checks import EPS, attention_limit, checks, expected, places, run
 from bench.kernels.decode_problem import BF16, MLA16, MLA128, PAGE, QWEN3, AttentionShape, Problem
+from bench.kernels.kv_copy_rows import kv_copy_rows
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
+from bench.kernels.prefill_rows import prefill_rows
 from bench.kernels.rows import Row
 from bench.serving.provenance import ROOT, provenance
 
@@ -37,20 +39,14 @@ CASES: tuple[tuple[AttentionShape, int, int], ...] = tuple(
     for shape in (QWEN3, MLA16, MLA128)
     for batch, keys in ((1, 160), (1, 4096), (8, 1024), (32, 160), (128, 4096), (256, 160))
 )
-SWEPT = ((1, 4096), (32, 160), (128, 4096))
+SWEPT = ((1, 160), (1, 4096), (32, 160))
 # rows, keys, warps, stages
 TILES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "gqa": (
-        (16, 32, 4, 4), (16, 64, 4, 3), (16, 64, 4, 4), (16, 64, 4, 5), (16, 128, 4, 3), (16, 128, 4, 4),
-        (16, 64, 2, 4),
+        (16, 32, 4, 3), (16, 64, 4, 3), (16, 64, 4, 5), (16, 128, 4, 4), (16, 32, 1, 3), (16, 32, 2, 4),
     ),
-    "mla16": (
-        (16, 16, 4, 4), (16, 32, 4, 2), (16, 32, 4, 3), (16, 32, 4, 4), (16, 32, 8, 3), (16, 64, 4, 2), (16, 64, 8, 2),
-        (16, 64, 8, 3),
-    ),
-    "mla128": (
-        (16, 32, 4, 3), (32, 32, 4, 3), (64, 32, 8, 2), (64, 32, 4, 2), (64, 64, 8, 2), (128, 32, 8, 2),
-    ),
+    "mla16": ((16, 32, 4, 2), (16, 32, 4, 3), (16, 64, 8, 2)),
+    "mla128": ((16, 32, 4, 3), (64, 32, 8, 2), (64, 64, 8, 2)),
 }  # fmt: skip
 
 
@@ -83,6 +79,8 @@ def _rows(ceilings: Ceilings, is_sweep: bool) -> Iterator[Row]:
     yield from _rope_rows(ceilings)
     for shape, batch, keys in CASES:
         yield _attention_row(shape, batch, keys, ceilings, is_sweep)
+    yield from prefill_rows(ceilings, is_sweep)
+    yield from kv_copy_rows(ceilings)
 
 
 def _norm_rows(ceilings: Ceilings) -> Iterator[Row]:
@@ -139,10 +137,10 @@ def _attention_row(shape: AttentionShape, batch: int, keys: int, ceilings: Ceili
 def _swept(shape: AttentionShape, batch: int, keys: int, timed: Callable[..., Timing]) -> Iterator[str]:
     arch = arch_of(torch.device("cuda"))
     default = GQA_TILE[arch.name] if shape.kv_heads else mla_tile(shape.heads, arch)
-    splits = [z for z in (1, 2, 4, 8, 16, 32) if z * 64 <= keys and z * batch <= 2048]
+    splits = [z for z in (1, 2, 4, 8, 16, 32, 64) if z * 32 <= keys and z * batch <= 2048]
     found = [(timed(default, z).us, f"splits {z}") for z in splits]
     for rows, tile_keys, warps, stages in TILES["gqa" if shape.kv_heads else f"mla{shape.heads}"]:
-        tile = DecodeTile(rows=rows, keys=tile_keys, num_warps=warps, num_stages=stages, programs_per_cu=2)
+        tile = DecodeTile(rows=rows, keys=tile_keys, num_warps=warps, num_stages=stages)
         try:
             found.append((timed(tile, None).us, f"{rows}x{tile_keys} w{warps} s{stages}"))
         except OutOfResources:

@@ -8,6 +8,7 @@ from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.arch import Arch
 from proa_kernels.decode_splits import GQA_TILE, MLA_FEW_HEADS, MLA_MANY_HEADS, DecodeTile, merge_kernel
 from proa_kernels.gqa_decode_triton import gqa_decode_kernel
+from proa_kernels.kv_copy_triton import COLS, kv_copy_kernel
 from proa_kernels.mla_decode_triton import mla_decode_kernel
 from proa_kernels.norm_triton import rms_norm_kernel
 from proa_kernels.prefill_triton import PREFILL_TILE, gqa_prefill_kernel
@@ -29,6 +30,7 @@ def decode_cases(arch: Arch) -> Iterator[Case]:
     yield from _rope_cases()
     yield from _attention_cases(arch)
     yield from _prefill_cases(arch)
+    yield from _copy_cases()
 
 
 def _norm_cases() -> Iterator[Case]:
@@ -77,6 +79,13 @@ def _prefill_cases(arch: Arch) -> Iterator[Case]:
     constants = {"K": 4, "G": 8, "D": 128, "DP": 128, "PAGE": PAGE, "ROWS": tile.rows, "KEYS": tile.keys}
     needs: tuple[Need, ...] = ("mfma", "wide_loads")
     yield make_case("gqa_prefill", gqa_prefill_kernel, types, constants, tile.num_warps, tile.num_stages, needs)
+
+
+def _copy_cases() -> Iterator[Case]:
+    types = {"pool_ptr": "*bf16", "packed_ptr": "*bf16", "blocks_ptr": "*i64"}
+    shape = {"B": 1, "C": 96, "RUN": 32 * 128, "ELEMENTS": 96 * 32 * 128, "COLS": COLS}
+    for name, is_gather in (("kv_gather", True), ("kv_scatter", False)):
+        yield make_case(name, kv_copy_kernel, types, shape | {"GATHER": is_gather}, 4, needs=("wide_loads",))
 
 
 def _tiled(tile: DecodeTile, is_split: bool) -> dict[str, int | bool]:
