@@ -110,8 +110,9 @@ def _down(memory: Memory, signals: Signals, config: Config, present: Targets) ->
 
     The flag: a pool could shrink, but for its pause.
     """
-    prefill = min(present.prefill, max(wish.roomy_prefill for wish in memory.wishes))
-    decode = min(present.decode, max(wish.roomy_decode for wish in memory.wishes))
+    now = memory.wishes[-1]
+    prefill = min(present.prefill, max(now.prefill, *(wish.roomy_prefill for wish in memory.wishes)))
+    decode = min(present.decode, max(now.decode, *(wish.roomy_decode for wish in memory.wishes)))
     if not decode and not prefill:
         return Targets(prefill=0, decode=0), False
     prefill, decode = max(prefill, min(1, present.prefill)), max(1, decode)

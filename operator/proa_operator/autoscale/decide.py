@@ -8,15 +8,14 @@ from typing import Any
 from proa_operator.autoscale.act import Reason, Targets, act
 from proa_operator.autoscale.codec import to_json
 from proa_operator.autoscale.config import Config
-from proa_operator.autoscale.demand import Demand, demand_of, forecast_of, normalised
+from proa_operator.autoscale.demand import Demand, demand_of, normalised, rise_of
 from proa_operator.autoscale.memory import Memory, Wish
 from proa_operator.autoscale.models import GroupModel, prior, update
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.solve import Prediction, Solution, predict, solve
+from proa_operator.autoscale.steady import MOST_SAMPLES, Lengths, Sample, sample_of, steady_of
 
 RECORD_VERSION = 1
-_FORECAST_SAMPLES = 20
-_SMOOTH_SAMPLES = 8
 _FORECAST_SECONDS = 300.0
 
 
@@ -66,12 +65,14 @@ def decide(signals: Signals, memory: Memory, config: Config) -> Decision:
 
 def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) -> tuple[Outcome, Memory]:
     lengths = normalised(signals.histogram or memory.lengths)
-    rates = _rates(memory, signals)
+    rates = _rates(memory, signals, lengths)
+    steady = steady_of(rates, lengths, config.policy.period_seconds)
     horizon = max(config.prefill.startup, config.decode.startup) + config.policy.period_seconds
-    demand = demand_of(signals, forecast_of(rates, min(horizon, _FORECAST_SECONDS)), lengths, config)
+    forecast = steady.rate + rise_of(rates, min(horizon, _FORECAST_SECONDS))
+    demand = demand_of(signals, forecast, steady.lengths, config)
     model = update(model, signals, demand, config)
     solution = solve(_awake(demand, signals), model, config, signals)
-    roomy = _roomy(rates, signals, demand, model, config)
+    roomy = _roomy(replace(demand, requests_per_second=forecast), signals, model, config)
     wish = Wish(
         at=signals.now,
         prefill=solution.prefill,
@@ -116,15 +117,11 @@ def _blind(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     return outcome, memory
 
 
-def _roomy(
-    rates: tuple[tuple[float, float], ...], signals: Signals, demand: Demand, model: GroupModel, config: Config
-) -> Solution:
-    """What the service may shrink to: objectives with room, for the mean of the last rates, which is less noisy."""
-    recent = [rate for _, rate in rates[-_SMOOTH_SAMPLES:]]
-    smooth = demand_of(signals, sum(recent) / len(recent), demand.lengths, config)
+def _roomy(demand: Demand, signals: Signals, model: GroupModel, config: Config) -> Solution:
+    """What the service may shrink to: the smaller pools leave part of both objectives free."""
     keep = 1.0 - config.policy.down_slack
     slo = replace(config.slo, ttft_seconds=keep * config.slo.ttft_seconds, itl_seconds=keep * config.slo.itl_seconds)
-    return solve(_awake(smooth, signals), model, replace(config, slo=slo), signals)
+    return solve(_awake(demand, signals), model, replace(config, slo=slo), signals)
 
 
 def _awake(demand: Demand, signals: Signals) -> Demand:
@@ -139,6 +136,6 @@ def _wishes(memory: Memory, signals: Signals, config: Config, wish: Wish) -> tup
     return (*kept, wish)
 
 
-def _rates(memory: Memory, signals: Signals) -> tuple[tuple[float, float], ...]:
-    kept = [(at, rate) for at, rate in memory.rates if signals.now - _FORECAST_SECONDS < at < signals.now]
-    return (*kept[1 - _FORECAST_SAMPLES :], (signals.now, signals.arrivals_per_second))
+def _rates(memory: Memory, signals: Signals, lengths: Lengths) -> tuple[Sample, ...]:
+    kept = [sample for sample in memory.rates if signals.now - _FORECAST_SECONDS < sample.at < signals.now]
+    return (*kept[1 - MOST_SAMPLES :], sample_of(signals.now, signals.arrivals_per_second, lengths))

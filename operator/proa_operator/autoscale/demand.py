@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
+from proa_operator.autoscale.steady import Sample
 
 TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
 """Lengths where no request has been seen yet."""
@@ -74,20 +75,20 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     )
 
 
-def forecast_of(rates: tuple[tuple[float, float], ...], horizon_seconds: float) -> float:
-    """Rate after `horizon_seconds` when it goes on rising as it surely did: in the older half of the samples and in the
-    newer one. A step rises in one of them only, and noise rarely in both. The last rate is never lowered: shrinking has
-    windows of its own.
+def rise_of(samples: tuple[Sample, ...], horizon_seconds: float) -> float:
+    """What the rate gains within `horizon_seconds` when it goes on rising as it surely did: in the older half of the
+    samples and in the newer one. A step rises in one of them only, and noise rarely in both. Never below 0: shrinking
+    has windows of its own.
     """
-    middle = len(rates) // 2
+    middle = len(samples) // 2
     if middle < 4:
-        return rates[-1][1]
-    rise = min(_sure_slope(rates[:middle]), _sure_slope(rates[middle:]))
-    return rates[-1][1] + max(0.0, rise) * horizon_seconds
+        return 0.0
+    return max(0.0, min(_sure_slope(samples[:middle]), _sure_slope(samples[middle:]))) * horizon_seconds
 
 
-def _sure_slope(rates: tuple[tuple[float, float], ...]) -> float:
+def _sure_slope(samples: tuple[Sample, ...]) -> float:
     """Of the least-squares line, less its standard error."""
+    rates = [(sample.at, sample.rate) for sample in samples]
     count = len(rates)
     mean_at = sum(at for at, _ in rates) / count
     mean_rate = sum(rate for _, rate in rates) / count

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proa_operator.autoscale.codec import from_json, to_json
 from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.signals import LengthBucket
+from proa_operator.autoscale.steady import Sample
 from proa_operator.errors import UserError
 
 
@@ -20,7 +21,7 @@ class Wish:
     """Groups for the demand."""
     decode: int
     roomy_prefill: int
-    """Groups for the demand and the slack that shrinking must leave."""
+    """Groups for the demand without its backlog, with the slack that shrinking must leave."""
     roomy_decode: int
 
 
@@ -32,8 +33,8 @@ class Memory:
     """Start of the unbroken row of fresh signals; None while they are missing."""
     wishes: tuple[Wish, ...] = ()
     """Of the down window, oldest first."""
-    rates: tuple[tuple[float, float], ...] = ()
-    """(seconds, arrivals per second) of the forecast, oldest first."""
+    rates: tuple[Sample, ...] = ()
+    """The load lately, oldest first."""
     lengths: tuple[LengthBucket, ...] = ()
     """Last seen lengths, for times without requests."""
     up_at: float | None = None

@@ -36,7 +36,7 @@ class Cost:
     def _fixed_seconds(self) -> list[float]:
         """Time of a step that does not depend on lengths, by its number of tokens; index 0 is an empty step."""
         unread = 1 - self.expert_share
-        sizes = range(self.max_batch_tokens + 1)
+        sizes = range(max(self.max_batch_tokens, self.max_num_seqs) + 1)
         return [self.base_seconds + self.experts_seconds * (1 - unread**num_tokens) for num_tokens in sizes]
 
     def own_seconds(self, prompt_tokens: int, cached_tokens: int) -> float:
@@ -49,7 +49,7 @@ class Cost:
         """A batch whose prompts add `own_seconds`; one prompt longer than a step takes several."""
         num_steps, rest = divmod(new_tokens, self.max_batch_tokens)
         fixed = self._fixed_seconds
-        return own_seconds + num_steps * fixed[-1] + (fixed[rest] if rest else 0.0)
+        return own_seconds + num_steps * fixed[self.max_batch_tokens] + (fixed[rest] if rest else 0.0)
 
     def decode_seconds(self, num_seqs: int, context_tokens: float) -> float:
         """One step in which `num_seqs` sequences with `context_tokens` tokens in all each write a token."""

@@ -105,10 +105,10 @@ def hit_rate_collapse(service: Service, seconds: int, rng: np.random.Generator) 
 
 
 def slow_fabric(service: Service, seconds: int, rng: np.random.Generator) -> Scenario:
-    """The fabric keeps 4 % of its speed for a third of the time."""
+    """The fabric keeps 6 % of its speed for a third of the time."""
     traffic = _plain(rng, _between(seconds, 0.3, 0.7, 8.0, 5.0))
     faults = (
-        Fault(at_seconds=0.4 * seconds, fabric_factor=0.04),
+        Fault(at_seconds=0.4 * seconds, fabric_factor=0.06),
         Fault(at_seconds=0.75 * seconds, fabric_factor=1.0),
     )
     return service.scenario("slow fabric", traffic, seconds, faults)
