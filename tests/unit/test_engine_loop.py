@@ -12,7 +12,7 @@ from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
 from proa_workers.core.scheduler import Limits, Scheduler
 from proa_workers.core.sequence import Sequence
 from proa_workers.engine.loop import EngineLoop, Report
-from proa_workers.errors import InvalidRequest
+from proa_workers.errors import EngineFailed, InvalidRequest
 
 TIMEOUT = 10.0
 
@@ -119,6 +119,17 @@ def test_aborted_request_does_not_end_again_when_the_engine_breaks(loop_and_repo
     assert read_until_finish(reports) == ([], "abort")
     loop.submit([make(2, [1, 99])]).result(TIMEOUT)
     assert [o.seq.seq_id for o in reports.get(timeout=TIMEOUT).outcomes] == [2]
+
+
+def test_who_asks_a_broken_engine_is_answered_at_once(loop_and_reports) -> None:
+    loop, reports = loop_and_reports
+    loop.submit([make(1, [1, 99])]).result(TIMEOUT)
+    assert reports.get(timeout=TIMEOUT).failure
+    with pytest.raises(EngineFailed, match="retry on another worker"):
+        loop.submit([make(2, [5])]).result(TIMEOUT)
+    loop.unpin([3])  # of a lease that ends now; the broken pool is left alone
+    with pytest.raises(EngineFailed):
+        loop.flush().result(TIMEOUT)
 
 
 def test_idle_check_catches_a_block_that_nobody_owns(loop_and_reports) -> None:

@@ -47,11 +47,20 @@ async def test_zero_starts_with_what_comes_next() -> None:
 
 
 async def test_gap_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_events, "KEPT_BATCHES", 2)
+    monkeypatch.setattr(kv_events, "KEPT_EVENTS", 5)
     log = KvEventLog(2)
     for _ in range(5):
-        log.append([STORED])
+        log.append([STORED, STORED])
     assert await read(log, 1, 3) == [(3, "cleared"), (4, "stored"), (5, "stored")]
+
+
+async def test_the_newest_batch_is_kept_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_events, "KEPT_EVENTS", 5)
+    log = KvEventLog(2)
+    log.append([STORED])
+    log.append([STORED] * 9)
+    assert await read(log, 1, 2) == [(1, "cleared"), (2, "stored")]
+    assert len(log._batches) == 1
 
 
 async def test_batches_that_come_while_a_subscriber_reads_are_not_lost() -> None:

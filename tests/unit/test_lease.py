@@ -131,6 +131,18 @@ def test_late_commit_is_refused_but_acknowledges() -> None:
     assert (lease.state, lease.outcome) == (State.FREE, Outcome.REVOKED)
 
 
+@pytest.mark.parametrize("state", [State.RESERVED, State.FILLING])
+def test_early_commit_is_refused_and_the_reader_still_gets_its_time_to_stop(state: State) -> None:
+    lease = lease_in(state)
+    with pytest.raises(StaleTransfer, match="does not allow commit"):
+        lease.apply(Event.COMMIT, 1.0, ALICE)
+    lease.apply(Event.REVOKE, 2.0)
+    lease.tick(2.0 + LEASE_SECONDS / 2)
+    assert lease.state is State.QUARANTINE
+    lease.tick(2.0 + LEASE_SECONDS)
+    assert lease.state is State.FREE
+
+
 def test_repeated_last_message_gets_the_first_answer() -> None:
     lease = lease_in(State.READY)
     for event in (Event.COMMIT, Event.COMMIT, Event.ABORT, Event.RELEASE):

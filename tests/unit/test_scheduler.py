@@ -127,6 +127,9 @@ class GivesUp:
         if self.num_accepted == 2:
             self.failure = "too complex"
 
+    def is_finished(self) -> bool:
+        return self.failure is not None
+
 
 def test_output_whose_grammar_gives_up_ends_with_its_reason() -> None:
     scheduler, engine = make_scheduler(), ToyEngine(16)

@@ -54,7 +54,7 @@ def make(ending: Exception | FetchReport | None, policy: str = "recompute") -> t
     params = SamplingParams(max_tokens=1)
     row = SampleRow(params=params, seed=0, prompt_ids=[1, 2, 3], output_ids=[], eos_token_ids=())
     seq = Sequence(seq_id=7, request_id="r#1", row=row, num_remote_tokens=2)
-    stream = Stream("r#1", [seq], HAND_OFF)
+    stream = Stream("r#1", [seq], HAND_OFF, worker.metrics, worker.tally)
     worker.streams[stream.key] = stream
     return worker, stream, Fetch(seq=seq, block_ids=(0,), first_block=0)
 

@@ -92,7 +92,7 @@ async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: f
 ENDS = {
     "answered": (None, (1, 0)),
     "bug": (RuntimeError("bug"), (1, 1)),
-    "engine failed": (EngineFailed("gone"), (1, 1)),
+    "engine failed": (EngineFailed(), (1, 1)),
     "hand-off lost": (TransferFailed("lost"), (1, 1)),
     "refused": (Saturated("full"), (0, 0)),
     "drains": (Draining("drains"), (0, 0)),
@@ -121,6 +121,23 @@ async def test_first_token_and_hand_off_are_timed_once_each() -> None:
             if now == 12.0 or "sampled" in outcome:
                 stream.put(Outcome(seq=stream.seqs[0], **outcome), now, None)
         assert (worker.tally.ttft_seconds, worker.tally.num_ttft) == (2.0, 1)
+
+
+@pytest.mark.parametrize(("is_streaming", "wakes"), [(True, 4), (False, 2)])
+async def test_only_a_stream_is_woken_for_every_token(is_streaming: bool, wakes: int) -> None:
+    worker, made = make(True)
+    stream = Stream("r#1", made.seqs, None, worker.metrics, worker.tally, is_streaming=is_streaming)
+    found, woken = {seq.seq_id: [] for seq in stream.seqs}, 0
+    for token, finish in ((1, None), (2, Finish(reason="length"))):
+        for seq in stream.seqs:
+            sampled = Sampled(token_id=token)
+            stream.put(Outcome(seq=seq, sampled=sampled, finish=finish), 1.0, None)
+            if stream._has_news.is_set():
+                woken += 1
+                for batch in await stream.read():
+                    found[batch.seq.seq_id] += batch.sampled
+    assert woken == wakes
+    assert all([one.token_id for one in tokens] == [1, 2] for tokens in found.values())
 
 
 async def test_closing_a_call_closes_the_request_below_it_at_once() -> None:

@@ -51,7 +51,8 @@ class Draining(WorkerError):
 
 
 class EngineFailed(Draining):
-    pass
+    def __init__(self) -> None:
+        super().__init__("the engine failed: retry on another worker")
 
 
 class TransferFailed(WorkerError):

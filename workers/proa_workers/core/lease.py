@@ -117,7 +117,9 @@ class Lease:
         self.tick(now)
         if reader is not None:
             self._check_reader(reader, event)
-        self.is_acked |= event in ACKS  # also when refused below: a late Commit still says "I stopped reading"
+        # Also when refused below: a late Commit still says "I stopped reading". An early one is not to be trusted.
+        is_early = event is Event.COMMIT and self.state in (State.RESERVED, State.FILLING)
+        self.is_acked |= event in ACKS and not is_early
         self._move(event, now)
         if event is Event.CLAIM:
             self.reader = reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from proa_workers.core.plan import GrammarState, Sampled
+from proa_workers.core.plan import GrammarState, Sampled, SampleRow
 from proa_workers.core.sequence import Sequence
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -37,15 +37,23 @@ def judge(seq: Sequence, sampled: Sampled, max_model_len: int) -> Outcome:
     matched = seq.stop.append(token) if seq.stop is not None else None
     finish = _stop(seq, token, matched) or _length(seq, max_model_len)
     if seq.row.grammar is not None:
-        finish = _constrain(seq.row.grammar, token, finish)
+        finish = _constrain(seq.row, seq.row.grammar, token, finish)
     return Outcome(seq=seq, sampled=sampled, finish=finish)
 
 
-def _constrain(grammar: GrammarState, token: int, finish: Finish | None) -> Finish | None:
-    """Advance the grammar; an output whose grammar gave up ends with an error, whatever else ended it."""
+def _constrain(row: SampleRow, grammar: GrammarState, token: int, finish: Finish | None) -> Finish | None:
+    """Advance the grammar; an output whose grammar gave up ends with an error, whatever else ended it.
+
+    A grammar that is complete allows an end token only. Where that is not to end the output, the output ends at once.
+    """
     if finish is None:
         grammar.accept(token)
-    return Finish(reason="error", why=grammar.failure) if grammar.failure else finish
+    if grammar.failure:
+        return Finish(reason="error", why=grammar.failure)
+    may_not_end = row.params.ignore_eos or len(row.output_ids) < row.params.min_tokens
+    if finish is None and may_not_end and grammar.is_finished():
+        return Finish(reason="stop")
+    return finish
 
 
 def _stop(seq: Sequence, token: int, matched: str | None) -> Finish | None:

@@ -23,7 +23,7 @@ from proa_workers.core.outcome import Finish, Outcome
 from proa_workers.core.scheduler import Fetch, Scheduler
 from proa_workers.core.sequence import Phase, Sequence
 from proa_workers.engine.base import Engine
-from proa_workers.errors import WorkerError
+from proa_workers.errors import EngineFailed, WorkerError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class EngineLoop:
         self._clock = clock
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._is_stopping = False
+        self._has_failed = False
         self._was_idle = True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -85,15 +86,19 @@ class EngineLoop:
 
     def fetched(self, seq_id: int, *, is_good: bool, may_recompute: bool) -> None:
         """Say that nothing writes into the sequence's reserved blocks any more, and whether they hold its rows."""
-        self._commands.put(lambda: self._fetched(seq_id, is_good, may_recompute))
+        self._tell(lambda: self._fetched(seq_id, is_good, may_recompute))
 
     def unpin(self, blocks: Seq[int]) -> None:
         """End a lease's hold on blocks."""
-        self._commands.put(lambda: self.scheduler.pool.unpin(blocks))
+        self._tell(lambda: self.scheduler.pool.unpin(blocks))
 
     def flush(self) -> Future[bool]:
         """Forget the prefix cache; False while requests run (their prefixes would be lost to them)."""
         return self._ask(self._flush)
+
+    def _tell(self, action: Callable[[], None]) -> None:
+        """Nobody waits for it; a broken engine needs it no more."""
+        self._commands.put(lambda: None if self._has_failed else action())
 
     def _ask(self, action: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -101,6 +106,9 @@ class EngineLoop:
         def command() -> None:
             if not future.set_running_or_notify_cancel():
                 return  # the caller has left
+            if self._has_failed:
+                future.set_exception(EngineFailed())
+                return
             try:
                 future.set_result(action())
             except WorkerError as error:
@@ -138,6 +146,7 @@ class EngineLoop:
         except Exception as error:  # a thread's main: whatever broke the engine, waiting requests must hear of it
             logger.exception("engine loop failed")
             self._fail(f"{type(error).__name__}: {error}")
+            self._refuse()
 
     def _take_commands(self) -> None:
         """Run queued commands; wait for one when there is nothing to compute."""
@@ -189,7 +198,14 @@ class EngineLoop:
         with suppress(queue.Empty):
             self._commands.get(timeout=IDLE_TICK_SECONDS)()
 
+    def _refuse(self) -> None:
+        """Answer whoever still asks, until the process has seen the failure and stops."""
+        while not self._is_stopping:
+            with suppress(queue.Empty):
+                self._commands.get(timeout=IDLE_TICK_SECONDS)()
+
     def _fail(self, reason: str) -> None:
+        self._has_failed = True
         self.load = replace(self.load, errors_total=self.load.errors_total + 1)
         finish = Finish(reason="error")
         everyone = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())

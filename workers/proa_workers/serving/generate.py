@@ -18,7 +18,7 @@ from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.stop import StopStrings
 from proa_workers.serving.convert import chunk_of, complete_of, prompt_of, sampling_of
 from proa_workers.serving.stream import Batch, Stream
-from proa_workers.serving.worker import ENGINE_FAILED, NOTHING_TO_FETCH, Worker
+from proa_workers.serving.worker import NOTHING_TO_FETCH, Worker
 
 _seq_ids = count(1)
 SEED_STEP = 0x9E3779B97F4A7C15  # golden-ratio stride: the n outputs of one seed must not be equal
@@ -76,7 +76,7 @@ async def _prepare(worker: Worker, request: pb.GenerateRequest) -> Stream:
                 arrived_at=worker.clock(),
             )
         )
-    return Stream(key, seqs, hand_off, worker.metrics, worker.tally)
+    return Stream(key, seqs, hand_off, worker.metrics, worker.tally, is_streaming=request.stream)
 
 
 async def _grammars(worker: Worker, params: SamplingParams) -> list[GrammarState | None]:
@@ -118,7 +118,7 @@ def _responses(
         return responses
     if batch.finish.reason == "error":
         broken = InvalidRequest(batch.finish.why) if batch.finish.why else None
-        raise broken or stream.error or EngineFailed(ENGINE_FAILED)
+        raise broken or stream.error or EngineFailed()
     responses.append(
         complete_of(
             index=seq.index,

@@ -13,7 +13,7 @@ from smg_grpc_proto.generated import common_pb2
 
 from proa_workers.core.block_pool import CacheEvent
 
-KEPT_BATCHES = 4096
+KEPT_EVENTS = 65_536  # about 20 MB; a prompt of 16,000 tokens makes 1000
 
 
 def _signed(block_hash: bytes) -> int:
@@ -22,11 +22,12 @@ def _signed(block_hash: bytes) -> int:
 
 
 class KvEventLog:
-    """Keeps the last batches, so that a subscriber can resume; one that missed some is told to forget all first."""
+    """Keeps the last events, so that a subscriber can resume; one that missed some is told to forget all first."""
 
     def __init__(self, block_tokens: int) -> None:
         self._block_tokens = block_tokens
-        self._batches: deque[common_pb2.KvEventBatch] = deque(maxlen=KEPT_BATCHES)
+        self._batches: deque[common_pb2.KvEventBatch] = deque()
+        self._num_kept = 0
         self._next = 1
         self._num_events = 0
         self._news = asyncio.Event()
@@ -40,6 +41,9 @@ class KvEventLog:
             self._num_events += 1
             batch.events.append(self._wire(event))
         self._batches.append(batch)
+        self._num_kept += len(events)
+        while self._num_kept > KEPT_EVENTS and len(self._batches) > 1:
+            self._num_kept -= len(self._batches.popleft().events)
         self._next += 1
         self._news.set()
         self._news = asyncio.Event()

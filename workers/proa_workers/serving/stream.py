@@ -28,7 +28,17 @@ class Batch:
 class Stream:
     """Queue between the engine's reports and one RPC; lives on the event loop."""
 
-    def __init__(self, key: str, seqs: Seq[Sequence], hand_off: HandOff | None, metrics: Metrics, tally: Tally) -> None:
+    def __init__(
+        self,
+        key: str,
+        seqs: Seq[Sequence],
+        hand_off: HandOff | None,
+        metrics: Metrics,
+        tally: Tally,
+        *,
+        is_streaming: bool = True,
+    ) -> None:
+        """Without `is_streaming` only the end of an output is news: the RPC sleeps until then."""
         self.key = key
         self.seqs = seqs
         self.hand_off = hand_off  # still to be fetched or released
@@ -36,7 +46,8 @@ class Stream:
         self.error: WorkerError | None = None
         self.num_open = len(seqs)
         self._clocks = {seq.seq_id: _Clock(seq, metrics, tally) for seq in seqs}
-        self._pending: list[Batch] = []
+        self._is_streaming = is_streaming
+        self._pending: dict[int, Batch] = {}
         self._has_news = asyncio.Event()
 
     @property
@@ -47,22 +58,20 @@ class Stream:
         """Take one outcome of one of the sequences; several tokens are merged until the RPC reads them."""
         self._clocks[outcome.seq.seq_id].record(outcome, now)
         self.num_open -= outcome.finish is not None
-        last = self._pending[-1] if self._pending else None
-        if last is None or last.seq is not outcome.seq or last.finish is not None:
-            last = Batch(seq=outcome.seq, sampled=[])
-            self._pending.append(last)
+        batch = self._pending.setdefault(outcome.seq.seq_id, Batch(seq=outcome.seq, sampled=[]))
         if outcome.sampled is not None:
-            last.sampled.append(outcome.sampled)
-        last.finish = outcome.finish
-        last.kv_params = kv_params
-        self._has_news.set()
+            batch.sampled.append(outcome.sampled)
+        batch.finish = outcome.finish
+        batch.kv_params = kv_params
+        if self._is_streaming or outcome.finish is not None:
+            self._has_news.set()
 
     async def read(self) -> list[Batch]:
-        """Everything that arrived since the last read; waits for the first."""
+        """Everything that arrived since the last read, by output; waits for news."""
         await self._has_news.wait()
         self._has_news.clear()
-        batches, self._pending = self._pending, []
-        return batches
+        batches, self._pending = self._pending, {}
+        return list(batches.values())
 
 
 class _Clock:

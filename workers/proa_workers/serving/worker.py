@@ -33,7 +33,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 SUBMIT_TIMEOUT_SECONDS = 30.0
 SWEEP_SECONDS = 0.25
-ENGINE_FAILED = "the engine failed: retry on another worker"
 NOTHING_TO_FETCH: dict[str, object] = {"do_remote_prefill": False}  # a prompt of one token has no rows to hand off
 
 
@@ -109,7 +108,7 @@ class Worker(LoadSource):
     def check_open(self) -> None:
         """Draining unless this worker takes new requests now."""
         if self.failed.is_set():
-            raise EngineFailed(ENGINE_FAILED)
+            raise EngineFailed()
         if self.phase is not admin_pb.Phase.SERVING:
             state = "drains" if self.is_loaded else "still loads"
             raise Draining(f"worker {self.settings.engine_id} {state}: retry on another worker")
