@@ -30,9 +30,9 @@ from proa_operator.local.view import PlainView
 from rich.console import Console
 
 PERIOD, MOST = 2.0, 4
-SLOW, FAST = 2.0, 10.0  # requests a second
-TTFT, ITL = 1.5, 0.060
-SPEEDS = {"step": 0.02, "token": 0.003, "sequence": 0.002}
+SLOW, FAST = 1.6, 8.0  # requests a second
+TTFT, ITL = 2.0, 0.080
+SPEEDS = {"step": 0.02, "token": 0.004, "sequence": 0.004}
 """Seconds: slow on purpose, so that a few requests a second keep two cores' worth of processes busy."""
 COST = {
     "provenance": "simulated: slow on purpose, for a closed loop on two cores",
@@ -105,7 +105,7 @@ class Load:
 
     async def _ask(self) -> Answer:
         prompt = " ".join(self.rng.choice("abcdefghijkl") for _ in range(60))
-        body = {"model": "loop", "prompt": prompt, "max_tokens": 40, "stream": True}
+        body = {"model": "loop", "prompt": prompt, "max_tokens": 30, "stream": True}
         started, first, last, num_tokens, error = time.time(), 0.0, 0.0, 0, ""
         try:
             async with self.client.stream("POST", f"{self.plan.url}/v1/completions", json=body) as answer:
@@ -182,7 +182,7 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
         load.rate, before, stepped_at = FAST, len(records(plan)), time.time()
         await until(lambda: sizes(records(plan)[-1]) != (1, 1), what="no growth")
         assert len(records(plan)) - before <= 2
-        await until(lambda: time.time() > stepped_at + 30.0, what="the clock stands")
+        await until(lambda: time.time() > stepped_at + 32.0, what="the clock stands")
         grown = sizes(records(plan)[-1])
         load.rate, calmed_at = SLOW, time.time()
         await until(lambda: sizes(records(plan)[-1]) == (1, 1), what="it does not shrink", seconds=120.0)
@@ -192,7 +192,7 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
     assert [answer.error for answer in answers if answer.error] == []
     assert grown[0] >= 2
     assert grown[1] >= 2
-    settled = [answer for answer in answers if stepped_at + 15.0 <= answer.sent_at < calmed_at]
+    settled = [answer for answer in answers if stepped_at + 18.0 <= answer.sent_at < calmed_at]
     good = [answer for answer in settled if answer.ttft <= TTFT and answer.itl <= ITL]
-    assert len(good) >= 0.9 * len(settled)
+    assert len(good) >= 0.9 * len(settled), (grown, sorted(a.ttft for a in settled)[::20], sorted(a.itl for a in settled)[::20])
     assert all(replay(record).differences == () for record in records(plan)[::10])
