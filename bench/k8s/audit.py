@@ -32,15 +32,28 @@ class Request:
 
 
 class AuditTail:
-    """Starts at the end that the log has now."""
+    """Starts at the end that the log has now; what is there already is never read.
+
+    The API server renames the log at 100 MB, to a name that sorts by time, and starts a new one.
+    """
 
     def __init__(self, path: Path) -> None:
-        """The log may be large: what is there already is never read."""
-        self._path, self._offset = path, path.stat().st_size
+        """Of the log that is being written."""
+        self._path, self._file, self._offset = path, path.stat().st_ino, path.stat().st_size
 
     def read(self) -> list[Request]:
         """What ended since the last call, in the order of the log; a line that is half written is left for later."""
-        with self._path.open("rb") as log:
+        files = [*sorted(self._path.parent.glob(f"{self._path.stem}-*{self._path.suffix}")), self._path]
+        first = next(position for position, file in enumerate(files) if file.stat().st_ino == self._file)
+        found: list[Request] = []
+        for file in files[first:]:
+            if file.stat().st_ino != self._file:
+                self._file, self._offset = file.stat().st_ino, 0
+            found += self._rest_of(file)
+        return found
+
+    def _rest_of(self, file: Path) -> list[Request]:
+        with file.open("rb") as log:
             log.seek(self._offset)
             text = log.read()
         whole = text[: text.rfind(b"\n") + 1]

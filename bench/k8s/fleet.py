@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bench.k8s.client import Client, Document, all_of
 from bench.k8s.scale import GPU, GPU_LABELS, Scale, service, service_name
 from testbed.played import node_manifest
+from testbed.volumes import host_volume
 
 SERVICES = "/apis/proa.dev/v1alpha1/disaggregatedservices"
 _AT_ONCE = 16
@@ -24,6 +26,16 @@ async def add_nodes(client: Client, scale: Scale) -> None:
         await client.create("/api/v1/nodes", node_manifest(name, resources={GPU: 8}, labels=GPU_LABELS))
 
     await all_of(range(scale.nodes), add, at_once=_AT_ONCE)
+
+
+async def add_volumes(client: Client, scale: Scale, folder: Path) -> None:
+    """One for the claim of each service. Played pods mount nothing, so the folders need not exist."""
+
+    async def add(number: int) -> None:
+        name = f"scale-{number:04d}"
+        await client.create("/api/v1/persistentvolumes", host_volume(name, folder / name, storage_class="standard"))
+
+    await all_of(range(scale.services), add, at_once=_AT_ONCE)
 
 
 async def add_services(client: Client, scale: Scale, prefill_ip: str, decode_ip: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.k8s.audit import AuditTail, Request
 from bench.k8s.changes import Change, Kind, change_child, heal, make
 from bench.k8s.client import Client
-from bench.k8s.fleet import Say, add_nodes, add_services, await_serving
+from bench.k8s.fleet import Say, add_nodes, add_services, add_volumes, await_serving
 from bench.k8s.latency import OPERATOR, child_writes, latencies, percentile
 from bench.k8s.load import Processes, rss_mib
 from bench.k8s.scale import Scale
@@ -59,6 +59,7 @@ async def bring_up(stage: Stage) -> Row:
     """From an empty cluster with a running operator to all services serving."""
     before, started, audit = stage.processes.read(), time.monotonic(), stage.audit()
     await add_nodes(stage.client, stage.scale)
+    await add_volumes(stage.client, stage.scale, stage.bed.run / "volumes")
     nodes_seconds = time.monotonic() - started
     stage.say(f"{stage.scale.nodes} nodes after {nodes_seconds:.0f} s")
     await add_services(stage.client, stage.scale, stage.doubles.prefill, stage.doubles.decode)

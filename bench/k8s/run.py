@@ -19,18 +19,20 @@ from bench.k8s.load import Processes
 from bench.k8s.phases import Row, Stage, operator_for
 from bench.k8s.scale import Scale
 from testbed.control_plane import ControlPlane
-from testbed.processes import running_with
+from testbed.journal import noted
 from testbed.settings import BedSettings
 from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_process import Doubles
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+BED = BedSettings(lease_seconds=200, node_grace_seconds=600, client_qps=5000, num_volumes=0)
+ETCD = {"ETCD_QUOTA_BACKEND_BYTES": str(8 << 30)}  # the history of 1000 starts is more than the usual 2 GiB
 
 
 async def measure(scale: Scale, *, seed: int, up_seconds: float) -> Row:
     """All phases; TimeoutError or BedError when the cluster does not come up."""
-    with ControlPlane(bed_settings(scale)) as bed, Doubles() as doubles:
+    os.environ |= ETCD
+    with ControlPlane(BED) as bed, Doubles() as doubles:
         apply_kinds(bed)
         bed.kubectl("create", "namespace", "proa-system")
         operator = operator_for(bed, "operator-a")
@@ -52,11 +54,6 @@ async def measure(scale: Scale, *, seed: int, up_seconds: float) -> Row:
                 return {**provenance(scale, seed), **await measure_all(stage, seed)}
             finally:
                 stage.operator.stop()
-
-
-def bed_settings(scale: Scale) -> BedSettings:
-    """Leases of played nodes live as long as at 2000 nodes, clients hold nothing back, and each claim has a volume."""
-    return BedSettings(lease_seconds=200, node_grace_seconds=600, client_qps=5000, num_volumes=scale.services)
 
 
 async def measure_all(stage: Stage, seed: int) -> Row:
@@ -98,19 +95,9 @@ def provenance(scale: Scale, seed: int) -> Row:
 
 
 def _processes(bed: ControlPlane) -> Processes:
-    pids = {name: _pid(bed, name) for name in PROGRAMS}
-    return Processes(pids={**pids, "bench and played workers": os.getpid()})
-
-
-def _pid(bed: ControlPlane, name: str) -> int:
-    """Other beds run the same programs: this one's are the children of this process."""
-    own = [found.pid for found in running_with(str(bed.programs / name)) if _parent(found.pid) == os.getpid()]
-    (pid,) = own
-    return pid
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """The bed's programs, by its journal, and this process."""
+    programs = {words[3]: int(words[1]) for words in noted(bed.run) if words[0] == "process"}
+    return Processes(pids={**programs, "bench and played workers": os.getpid()})
 
 
 def _cpu_name() -> str:

@@ -14,9 +14,9 @@ GPU_LABELS = {"amd.com/gpu.device-id": "74a1"}  # an MI300X, as its node labelle
 class Shape:
     """Groups of one service: prefill groups have one pod, decode groups `decode_nodes`; a gateway has one pod."""
 
-    prefill_groups: int = 7
+    prefill_groups: int = 3
     decode_groups: int = 2
-    decode_nodes: int = 4
+    decode_nodes: int = 6
 
     @property
     def pods(self) -> int:

@@ -96,6 +96,11 @@ def test_the_log_is_read_on_from_its_end_and_half_a_line_is_left(tmp_path: Path)
     with path.open("a") as log:
         log.write(line("two")[40:])
     assert [found.name for found in tail.read()] == ["two"]
+    path.rename(tmp_path / "audit-2026-01-31T00-00-01.000.log")
+    (tmp_path / "audit-2026-01-31T00-00-02.000.log").write_text(line("three"))
+    path.write_text(line("four"))
+    assert [found.name for found in tail.read()] == ["three", "four"]
+    assert tail.read() == []
 
 
 @pytest.mark.parametrize(
