@@ -31,6 +31,11 @@ CASES: dict[str, tuple[Document, str, str, str, str]] = {
         *("CapacityAvailable", "False", "NoNodeFits"),
         "add nodes, or lower the replicas, or relax spec.placement",
     ),
+    "no-claim": (
+        {"model": {"uri": "pvc://weights/tiny", "name": "tiny-moe"}},
+        *("CapacityAvailable", "False", "Unschedulable"),
+        '(persistentvolumeclaim "weights" not found): make the claim, or correct spec.model.uri',
+    ),
     "no-image": (
         {"pools.podTemplate": {"metadata": {"annotations": {"testbed.proa.dev/image-error": "ImagePullBackOff"}}}},
         *("Degraded", "True", "ImagePullError"),

@@ -45,6 +45,7 @@ class PodFacts:
     """Status of the condition proa.dev/routable; empty while there is none."""
     route_reason: str = ""
     unschedulable_since: float | None = None
+    unschedulable_message: str = ""
     num_restarts: int = 0
     waiting_reason: str = ""
     waiting_message: str = ""

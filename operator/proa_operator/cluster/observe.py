@@ -164,6 +164,7 @@ def _pod(child: Stored, facts: PodFacts, around: Surroundings) -> PodState:
         probe=probe.result if probe is not None and is_current else ProbeResult.UNKNOWN,
         probed_at=probe.ended_at if probe is not None and is_current else None,
         unschedulable_since=facts.unschedulable_since,
+        unschedulable_message=facts.unschedulable_message,
         num_restarts=facts.num_restarts,
         waiting_reason=facts.waiting_reason,
         waiting_message=facts.waiting_message,

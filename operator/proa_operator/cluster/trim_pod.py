@@ -13,6 +13,7 @@ from proa_operator.cluster.facts import Membership, PodFacts
 from proa_operator.cluster.quantity import extended
 
 Json = Mapping[str, Any]
+_LONGEST_REASON = 200
 
 
 def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
@@ -25,6 +26,7 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     reason, message = _waiting(containers)
     routable = held.get(names.ROUTABLE_CONDITION, {})
+    since, why = _unschedulable(held.get("PodScheduled"))
     return PodFacts(
         membership=membership,
         component=meta["labels"].get(names.COMPONENT_LABEL, ""),
@@ -39,7 +41,8 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
         loaded_since=_true_since(held.get("ContainersReady")),
         routable=routable.get("status", ""),
         route_reason=routable.get("reason", ""),
-        unschedulable_since=_unschedulable_since(held.get("PodScheduled")),
+        unschedulable_since=since,
+        unschedulable_message=why,
         num_restarts=sum(found.get("restartCount", 0) for found in containers),
         waiting_reason=reason,
         waiting_message=message,
@@ -107,8 +110,10 @@ def _true_since(condition: Json | None) -> str:
     return condition.get("lastTransitionTime") or "always"
 
 
-def _unschedulable_since(condition: Json | None) -> float | None:
+def _unschedulable(condition: Json | None) -> tuple[float | None, str]:
+    """Since when, and the scheduler's first sentence: the rest is about preemption."""
     if condition is None or condition["status"] == "True" or condition.get("reason") != "Unschedulable":
-        return None
+        return None, ""
     since = condition.get("lastTransitionTime")
-    return datetime.fromisoformat(since).timestamp() if since else 0.0
+    at = datetime.fromisoformat(since).timestamp() if since else 0.0
+    return at, condition.get("message", "").partition(". ")[0][:_LONGEST_REASON]

@@ -13,7 +13,7 @@ from proa_operator.plan import gang, topology
 from proa_operator.plan.revisions import serves_fully
 from proa_operator.plan.situation import Situation
 from proa_operator.plan.standing import Standing
-from proa_operator.plan.state import JobState, ProbeResult
+from proa_operator.plan.state import JobState, PodState, ProbeResult
 from proa_operator.plan.verdict import is_on_trial
 
 _BY_AUTOSCALER = ("MetricsFresh", "RatioFeasible")
@@ -170,10 +170,7 @@ def _rolled_back(situation: Situation) -> Condition:
 def _capacity_available(situation: Situation) -> Condition:
     waiting = gang.short_of_room(situation)
     unbound = [
-        pod.name
-        for standing in situation.standings
-        for pod in standing.live
-        if pod.unschedulable_since and not pod.node
+        pod for standing in situation.standings for pod in standing.live if pod.unschedulable_since and not pod.node
     ]
     if not waiting and not unbound:
         return _condition("CapacityAvailable", True, "Fits", "all groups have found their nodes")
@@ -181,11 +178,19 @@ def _capacity_available(situation: Situation) -> Condition:
     need = f"{accelerator.gpus_per_pod} free {accelerator.resource_name}" if accelerator else "room"
     text = "add nodes, or lower the replicas, or relax spec.placement"
     if not waiting:
-        return _condition("CapacityAvailable", False, "Unschedulable", f"pod {unbound[0]} finds no node: {text}")
+        return _condition("CapacityAvailable", False, "Unschedulable", _unschedulable(unbound[0], text))
     first = waiting[0].group
     number = f"{first.num_pods} healthy nodes" if first.num_pods > 1 else "a healthy node"
     message = f"group {first.name} needs {number} with {need} for each pod: {text}"
     return _condition("CapacityAvailable", False, "NoNodeFits", message)
+
+
+def _unschedulable(pod: PodState, fix: str) -> str:
+    """A claim is nothing that more nodes would bring."""
+    if "persistentvolumeclaim" in pod.unschedulable_message.lower():
+        fix = "make the claim, or correct spec.model.uri or the podTemplate that names it"
+    why = f" ({pod.unschedulable_message})" if pod.unschedulable_message else ""
+    return f"pod {pod.name} finds no node{why}: {fix}"
 
 
 def _first_obstacle(situation: Situation) -> str:

@@ -96,6 +96,8 @@ class PodState:
     probed_at: float | None = None
     """When that probe ended."""
     unschedulable_since: float | None = None
+    unschedulable_message: str = ""
+    """The scheduler's words."""
     """Since when the scheduler has said Unschedulable."""
     num_restarts: int = 0
     """Restarts of its containers."""
