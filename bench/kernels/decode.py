@@ -30,6 +30,7 @@ from bench.kernels.decode_problem import BF16, MLA16, MLA128, PAGE, QWEN3, Atten
 from bench.kernels.kv_copy_rows import kv_copy_rows
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
 from bench.kernels.prefill_rows import prefill_rows
+from bench.kernels.quant_rows import quant_rows
 from bench.kernels.rows import Row
 from bench.serving.provenance import ROOT, provenance
 
@@ -81,6 +82,7 @@ def _rows(ceilings: Ceilings, is_sweep: bool) -> Iterator[Row]:
         yield _attention_row(shape, batch, keys, ceilings, is_sweep)
     yield from prefill_rows(ceilings, is_sweep)
     yield from kv_copy_rows(ceilings)
+    yield from quant_rows(ceilings)
 
 
 def _norm_rows(ceilings: Ceilings) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from proa_kernels.kv_copy_triton import COLS, kv_copy_kernel
 from proa_kernels.mla_decode_triton import mla_decode_kernel
 from proa_kernels.norm_triton import rms_norm_kernel
 from proa_kernels.prefill_triton import PREFILL_TILE, gqa_prefill_kernel
+from proa_kernels.quant_triton import quant_kernel, silu_mul_kernel
 from proa_kernels.rope_triton import latent_rope_write_kernel, rope_write_kernel
 
 PAGE = 32
@@ -31,6 +32,7 @@ def decode_cases(arch: Arch) -> Iterator[Case]:
     yield from _attention_cases(arch)
     yield from _prefill_cases(arch)
     yield from _copy_cases()
+    yield from _quant_cases(arch)
 
 
 def _norm_cases() -> Iterator[Case]:
@@ -79,6 +81,15 @@ def _prefill_cases(arch: Arch) -> Iterator[Case]:
     constants = {"K": 4, "G": 8, "D": 128, "DP": 128, "PAGE": PAGE, "ROWS": tile.rows, "KEYS": tile.keys}
     needs: tuple[Need, ...] = ("mfma", "wide_loads")
     yield make_case("gqa_prefill", gqa_prefill_kernel, types, constants, tile.num_warps, tile.num_stages, needs)
+
+
+def _quant_cases(arch: Arch) -> Iterator[Case]:
+    fp8 = "*fp8e4b8" if arch.name == "gfx942" else "*fp8e4nv"
+    types = {"x_ptr": "*bf16", "out_ptr": "*bf16", "values_ptr": fp8, "scales_ptr": "*fp32", "largest": "fp32"}
+    yield make_case("silu_mul", silu_mul_kernel, types, {"COLS": 2048}, 4, needs=("wide_loads",))
+    for name, group, has_silu in (("128", 128, False), ("128 silu", 128, True), ("row", 2048, False)):
+        constants = {"COLS": 2048, "GROUP": group, "HAS_SILU": has_silu}
+        yield make_case(f"quant {name}", quant_kernel, types, constants, 4, needs=("wide_loads",))
 
 
 def _copy_cases() -> Iterator[Case]:

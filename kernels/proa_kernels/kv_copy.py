@@ -79,6 +79,10 @@ def _gather_op(pool: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> 
 
 
 @_gather_op.register_fake
+def _gather_fake(pool: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return _empty_packed(pool, blocks, dtype)
+
+
 def _empty_packed(pool: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty((blocks.shape[0], *pool.shape[1:]), dtype=dtype, device=pool.device)
 
