@@ -92,6 +92,16 @@ COMMANDS: dict[str, Command] = {
         panel=BOTH,
         help="Try the autoscaler and its rivals on simulated traffic: SLO attainment, GPU hours, reversals.",
     ),
+    "replay": Command(
+        module="proa_operator.cli.replay",
+        panel=BOTH,
+        help="Decide again from recorded decisions, and show whether the results are the same, bit for bit.",
+    ),
+    "size": Command(
+        module="proa_operator.cli.size",
+        panel=BOTH,
+        help="Write a manifest for a model, a GPU and two objectives, with the margins that it leaves.",
+    ),
     "version": Command(
         module="proa_operator.cli.version",
         panel=BOTH,
