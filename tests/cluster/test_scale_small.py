@@ -23,9 +23,10 @@ SMALL = Scale(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(420)
 @pytest.mark.skipif(left_out("a") is not None, reason=left_out("a") or "")  # not by the fixture: it has its own bed
 async def test_a_hundred_services() -> None:
-    record = await measure(SMALL, seed=0, up_seconds=200)
+    record = await measure(SMALL, seed=0, up_seconds=240)
     print(record, file=sys.stderr)
     changes = record["changes"]
     assert changes["unanswered"] == []
