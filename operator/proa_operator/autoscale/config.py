@@ -66,7 +66,7 @@ class Policy:
     """Of the down window: pause between two steps down of a pool (120 s of 300 s)."""
     down_share: float = 0.25
     """Of a pool: most that one step down takes, and always at least one group."""
-    down_slack: float = 0.1
+    down_slack: float = 0.15
     """Part of both objectives that the smaller pools must leave free."""
     drain_seconds: float = 10.0
     """Within this, twice the TTFT objective, or a start-up, whichever is longest, a backlog has to be gone."""

@@ -21,6 +21,7 @@ _LEARNED_VARIANCE = 4.0
 _DRIFT = 2e-6
 _NOISE_SHARE = 0.1
 _LOW_UTILISATION = 0.2
+_BATCHED_UTILISATION = 0.75
 _WIRE_BOUNDS = (1.0 / 64.0, 2.0)
 _WIRE_GAIN = 0.3
 
@@ -72,17 +73,16 @@ def update(model: GroupModel, signals: Signals, demand: Demand, config: Config) 
 
 
 def _prefill(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
-    """The time of a prompt is that of a step with all prompts that came during the one before."""
+    """The time of a step, when most have one prompt: at higher use a prompt's time holds its batch-mates' work too."""
     pool, seen, speed = signals.prefill, signals.prefill_mean, config.prefill
     if config.is_aggregated or seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
         return track
     each = signals.arrivals_per_second / pool.ready
     new = demand.mean_prompt * (1.0 - demand.hit_rate)
     work = mean_prompt_seconds(speed, demand)
-    if each * seen < _LOW_UTILISATION or each * seen > 1.5 * speed.max_step_tokens / max(1.0, new):
+    if not _LOW_UTILISATION <= each * seen <= _BATCHED_UTILISATION or pool.waiting > pool.ready:
         return track
-    together = max(1.0, each * seen)
-    return _measured(track, seen, fixed_seconds(speed, together * new), together * work, bounds)
+    return _measured(track, seen, fixed_seconds(speed, new), work, bounds)
 
 
 def _decode(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
