@@ -136,6 +136,22 @@ def test_a_job_is_done_or_failed_by_its_conditions(conditions: list[Any], is_don
     assert (job.is_done, job.failed) == (is_done, failed)
 
 
+def test_a_failed_download_speaks_for_itself() -> None:
+    failed = [{"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 2"}]
+    job = {"kind": "Job", "metadata": meta("job", ownerReferences=owned()), "status": {"conditions": failed}}
+    state = {"terminated": {"exitCode": 2, "message": "some log\nerror: no such model; check spec.model.uri\n"}}
+    labels = {"app.kubernetes.io/component": "model-download"}
+    pod = {
+        "kind": "Pod",
+        "metadata": meta("job-x", labels=labels),
+        "spec": {"containers": []},
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "download", "state": state}]},
+    }
+    found = observed(job, pod).job
+    assert found is not None
+    assert found.failed == "error: no such model; check spec.model.uri"
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "message"),
     [

@@ -49,6 +49,8 @@ class PodFacts:
     num_restarts: int = 0
     waiting_reason: str = ""
     waiting_message: str = ""
+    last_words: str = ""
+    """Of a download that ended for good: the last line of its log, which says what to do."""
     requests: tuple[tuple[str, int], ...] = ()
     """Extended resources, such as amd.com/gpu."""
 

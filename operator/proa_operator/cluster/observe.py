@@ -99,13 +99,20 @@ def _jobs(own: Iterable[Stored], progress: Progress) -> list[JobState]:
     return [
         JobState(
             is_done=facts.is_done,
-            failed=facts.failed,
+            failed=facts.failed and (_last_words(own) or facts.failed),
             bytes_done=progress.bytes_done,
             bytes_total=progress.bytes_total,
         )
         for child in sorted(own, key=lambda child: -child.version)
         if isinstance(facts := child.facts, JobFacts)
     ]
+
+
+def _last_words(own: Iterable[Stored]) -> str:
+    """What the download said itself: it knows the fix, and its Job only the exit code."""
+    newest = sorted(own, key=lambda child: -child.version)
+    said = (child.facts.last_words for child in newest if isinstance(child.facts, PodFacts))
+    return next((words for words in said if words), "")
 
 
 def _gateways(own: Iterable[Stored]) -> list[GatewayState]:

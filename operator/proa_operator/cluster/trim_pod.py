@@ -62,9 +62,16 @@ def _other(body: Json, phase: str, requests: tuple[tuple[str, int], ...]) -> Pod
         ip=status.get("podIP", "") if is_download else "",
         phase=phase,
         is_started=is_download and phase == "Running" and any("running" in found["state"] for found in containers),
+        last_words=_last_words(containers) if is_download and phase == "Failed" else "",
         requests=requests,
         gates=_gates(spec),
     )
+
+
+def _last_words(containers: Iterable[Json]) -> str:
+    said = [((found.get("state") or {}).get("terminated") or {}).get("message") or "" for found in containers]
+    lines = "\n".join(said).strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _gates(spec: Json) -> tuple[str, ...]:
