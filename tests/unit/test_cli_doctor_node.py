@@ -170,6 +170,22 @@ def test_shared_memory(tmp_path: Path, size: int | None, level: Level, text: str
     _assert(node.shared_memory(_machine(tmp_path, {}, shm=size)), level, text)
 
 
+PLUGINS = "var/lib/kubelet/device-plugins"
+
+
+@pytest.mark.parametrize(
+    ("files", "level", "text"),
+    [
+        ({}, Level.SKIP, "no AMD GPU"),
+        (GPU, Level.SKIP, "no kubelet"),
+        (GPU | {f"{PLUGINS}/kubelet.sock": ""}, Level.FAIL, "knows none for amd.com"),
+        (GPU | {f"{PLUGINS}/kubelet.sock": "", f"{PLUGINS}/amd.com_gpu": ""}, Level.OK, "registered: amd.com_gpu"),
+    ],
+)
+def test_device_plugin(tmp_path: Path, files: Files, level: Level, text: str) -> None:
+    _assert(node.device_plugin(_machine(tmp_path, files)), level, text)
+
+
 def test_this_machine_answers_every_check() -> None:
     findings = node.node_findings(Machine())
     assert len(findings) == len(node.NODE_CHECKS)

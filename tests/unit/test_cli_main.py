@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from proa_operator.cli.commands import COMMANDS, HERE
 from proa_operator.cli.main import app, loaded
 from typer.testing import CliRunner
@@ -46,6 +48,16 @@ def test_commands_start_without_the_slow_imports(name: str) -> None:
 )
 def test_exit_codes(words: list[str], exit_code: int) -> None:
     assert CliRunner().invoke(app, words).exit_code == exit_code
+
+
+@pytest.mark.parametrize("words", [["version"], ["validate", TINY], ["doctor", "node"], ["render", TINY]])
+def test_what_prints_also_prints_for_programs(words: list[str]) -> None:
+    as_json = CliRunner().invoke(app, [*words, "-o", "json"])
+    as_yaml = CliRunner().invoke(app, [*words, "-o", "yaml"])
+    assert (as_json.exit_code, as_yaml.exit_code) == (0, 0)
+    documents = [found for found in yaml.safe_load_all(as_yaml.stdout) if found]
+    found = json.loads(as_json.stdout)
+    assert found.get("items", [found]) == documents
 
 
 def test_kubectl_calls_it_by_its_own_name() -> None:

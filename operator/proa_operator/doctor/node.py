@@ -90,6 +90,20 @@ def rdma_links(machine: Machine) -> Finding:
     return ok(check, f"{len(ports)} active at {rates[0]}")
 
 
+def device_plugin(machine: Machine) -> Finding:
+    """The kubelet finds a plugin by its socket, which AMD's plugin names after the resource."""
+    check = "Device plugin"
+    if not amd_cards(machine):
+        return skip(check, "no AMD GPU")
+    if not machine.find("/var/lib/kubelet/device-plugins"):
+        return skip(check, "no kubelet on this machine")
+    sockets = [path.rpartition("/")[2] for path in machine.find("/var/lib/kubelet/device-plugins/amd.com_*")]
+    if sockets:
+        return ok(check, f"registered: {', '.join(sockets)}")
+    fix = "install the AMD GPU operator or its device plugin, and look at the logs of the plugin's pod on this node"
+    return fail(check, "the kubelet knows none for amd.com", fix)
+
+
 def shared_memory(machine: Machine) -> Finding:
     """`proa up` hands KV blocks over in /dev/shm; pods get one of their own, sized by the operator."""
     check, size = "/dev/shm", machine.shm_bytes()
@@ -107,6 +121,7 @@ NODE_CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     partitions,
     memlock,
     rdma_links,
+    device_plugin,
     shared_memory,
 )
 
