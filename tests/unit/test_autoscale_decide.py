@@ -97,6 +97,16 @@ def test_a_number_set_by_hand_is_left_alone_for_a_while() -> None:
     assert decide(replace(signals(now, 1.0), prefill=late), memory, config()).targets.prefill == 8
 
 
+def test_a_pinned_pool_does_not_keep_the_other_one() -> None:
+    memory = run([1.0] * STEADY, config())[-1].memory
+    seen = signals(STEADY * PERIOD, 1.0, 2, 2)
+    pinned = PoolSignals(desired=6, ready=6, manual_at=seen.now - 1.0)
+    assert decide(replace(seen, decode=pinned), memory, config()).targets == Targets(prefill=1, decode=6)
+    idle = run([0.0] * STEADY, config(least=0), prefill=PoolSignals(desired=0, ready=0))[-1].memory
+    asleep = replace(signals(STEADY * PERIOD, 0.0), decode=replace(pinned, desired=1, ready=1))
+    assert decide(asleep, idle, config(least=0)).targets == Targets(prefill=1, decode=1)
+
+
 def test_a_service_sleeps_and_wakes_with_both_pools() -> None:
     asleep = run([1.0] * STEADY + [0.0] * 60, config(least=0))
     assert sizes(asleep)[-1] == (0, 0)

@@ -114,7 +114,8 @@ def _down(memory: Memory, signals: Signals, config: Config, present: Targets) ->
     prefill = min(present.prefill, max(now.prefill, *(wish.roomy_prefill for wish in memory.wishes)))
     decode = min(present.decode, max(now.decode, *(wish.roomy_decode for wish in memory.wishes)))
     if not decode and not prefill:
-        return Targets(prefill=0, decode=0), False
+        asleep = Targets(prefill=0, decode=0)
+        return asleep if _respecting_pins(asleep, present, signals, config) == asleep else present, False
     prefill, decode = max(prefill, min(1, present.prefill)), max(1, decode)
     fewer = (
         replace(present, prefill=_stepped(present.prefill, prefill, config)),
@@ -125,7 +126,8 @@ def _down(memory: Memory, signals: Signals, config: Config, present: Targets) ->
     pause = config.policy.down_pause_fraction * config.policy.down_window_seconds
     is_paused = False
     for _, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
-        if step == present or not _keeps_ratio(step, config):
+        is_pinned = _respecting_pins(step, present, signals, config) == present
+        if step == present or is_pinned or not _keeps_ratio(step, config):
             continue
         if at is None or signals.now - at >= pause:
             return step, False
