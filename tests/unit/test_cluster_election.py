@@ -24,6 +24,7 @@ class World:
         self.now = 100.0
         self.lease: dict[str, Any] | None = None
         self.is_down = False
+        self.answer_seconds = 0.0
         self.cut_off: set[str] = set()
         self.changes: list[tuple[str, bool]] = []
 
@@ -58,6 +59,7 @@ class Store:
         version = self._world.lease["metadata"]["resourceVersion"]
         if body["metadata"]["resourceVersion"] != version:
             raise Conflict(409, "Conflict", "the object has been modified")
+        self._world.now += self._world.answer_seconds
         return self._keep(body, int(version) + 1)
 
     def _keep(self, body: dict[str, Any], version: int) -> dict[str, Any]:
@@ -117,6 +119,19 @@ async def test_a_leader_without_an_answer_stops_before_another_starts() -> None:
         started_at = world.now
     assert started_at - stopped_at >= TERMS.lease - TERMS.renew_deadline - 0.5
     assert world.changes == [("a", True), ("a", False), ("b", True)]
+
+
+@pytest.mark.parametrize(("pause", "answer_seconds"), [(7.0, 0.0), (5.0, 2.5)])
+async def test_a_reign_that_lapsed_and_came_back_is_told_as_two(pause: float, answer_seconds: float) -> None:
+    """Without another leader in between; what was left undone meanwhile is planned again only if someone is told."""
+    world = World()
+    a = world.replica("a")
+    await a.step()
+    world.now += pause
+    world.answer_seconds = answer_seconds
+    await a.step()
+    assert a.is_leader
+    assert world.changes == [("a", True), ("a", False), ("a", True)]
 
 
 async def test_a_write_has_to_end_before_another_can_lead() -> None:

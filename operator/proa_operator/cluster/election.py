@@ -110,7 +110,10 @@ class Election:
             await self._hold(rules.taken(found, self._me, self._terms, datetime.now(UTC), is_renewal=False), asked_at)
 
     async def _hold(self, wanted: dict[str, Any], asked_at: float) -> None:
-        self._lease = await self._store.replace(self._ref, wanted)
+        """A reign that lapsed until this answer has ended: what was not planned meanwhile has to be made up for."""
+        held = await self._store.replace(self._ref, wanted)
+        self._announce()
+        self._lease = held
         self._valid_until = asked_at + self._terms.renew_deadline
 
     async def _found(self) -> dict[str, Any]:
