@@ -64,16 +64,11 @@ PROFILE = {
         "provenance": {"origin": "simulated", "date": "2026-11-24"},
     },
 }
+BEHAVIOR = {"periodSeconds": round(PERIOD), "upWindowSeconds": 4, "downWindowSeconds": 10, "pinSeconds": 10}
 SPEC = {
     "model": {"uri": "bundled://tiny-moe", "name": "loop"},
     "pools": {"prefill": {"replicas": 1}, "decode": {"replicas": 1}},
     "slo": {"ttftMs": round(TTFT * 1000), "itlMs": round(ITL * 1000), "percentile": 90},
-    "autoscaling": {
-        "mode": "Active",
-        "prefill": {"min": 1, "max": MOST},
-        "decode": {"min": 1, "max": MOST},
-        "behavior": {"periodSeconds": round(PERIOD), "upWindowSeconds": 4, "downWindowSeconds": 10, "pinSeconds": 10},
-    },
     "drain": {"timeoutSeconds": 30},
 }
 
@@ -122,15 +117,17 @@ class Load:
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[tuple[LocalPlan, Autoscaler]]:
+async def served(folder: Path, *, least: int = 1) -> AsyncIterator[tuple[LocalPlan, Autoscaler]]:
     port = FreePorts("127.0.0.1", random.Random().randrange(21000, 27000))()
     (folder / "cost.yaml").write_text(yaml.safe_dump(COST))
+    pools = {role: {"min": least, "max": MOST} for role in ("prefill", "decode")}
+    autoscaling = {"mode": "Active", **pools, "behavior": BEHAVIOR}
     engine = {"type": "sim", "args": ["--sim-profile", str(folder / "cost.yaml")]}
     manifest = {
         "apiVersion": "proa.dev/v1alpha1",
         "kind": "DisaggregatedService",
         "metadata": {"name": "loop"},
-        "spec": {**SPEC, "engine": engine, "gateway": {"port": port}},
+        "spec": {**SPEC, "engine": engine, "autoscaling": autoscaling, "gateway": {"port": port}},
     }
     (folder / "service.yaml").write_text(yaml.safe_dump(manifest))
     (folder / "profile.yaml").write_text(yaml.safe_dump(PROFILE))
@@ -194,5 +191,29 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
     assert grown[1] >= 2
     settled = [answer for answer in answers if stepped_at + 18.0 <= answer.sent_at < calmed_at]
     good = [answer for answer in settled if answer.ttft <= TTFT and answer.itl <= ITL]
-    assert len(good) >= 0.9 * len(settled), (grown, sorted(a.ttft for a in settled)[::20], sorted(a.itl for a in settled)[::20])
+    assert len(good) >= 0.9 * len(settled)
+        grown,
+        sorted(a.ttft for a in settled)[::20],
+        sorted(a.itl for a in settled)[::20],
+    )
     assert all(replay(record).differences == () for record in records(plan)[::10])
+
+
+@pytest.mark.slow
+async def test_a_service_sleeps_and_a_request_wakes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asleep, the gateway answers 404 at once and counts the request; a client that tries again is served."""
+    monkeypatch.setattr("proa_operator.local.autoscale_prometheus.shutil.which", lambda _: None)
+    body = {"model": "loop", "prompt": "a b c", "max_tokens": 4}
+    async with served(tmp_path, least=0) as (plan, autoscaler), httpx.AsyncClient(timeout=30.0) as client:
+        running = asyncio.create_task(autoscaler.run())
+        assert (await client.post(f"{plan.url}/v1/completions", json=body)).status_code == 200
+        await until(lambda: records(plan) and sizes(records(plan)[-1]) == (0, 0), what="it does not sleep")
+        asked, answers = time.monotonic(), [0]
+        while answers[-1] != 200:
+            assert time.monotonic() - asked < 60.0, f"not woken: {answers}"
+            answers.append((await client.post(f"{plan.url}/v1/completions", json=body)).status_code)
+            await asyncio.sleep(0.5)
+        running.cancel()
+    assert set(answers[1:]) <= {200, 404, 503}
+    woken = next(record for record in records(plan) if record["outcome"]["reason"] == "WakeUp")
+    assert sizes(woken) == (1, 1)
