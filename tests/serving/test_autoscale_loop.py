@@ -192,10 +192,6 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
     settled = [answer for answer in answers if stepped_at + 18.0 <= answer.sent_at < calmed_at]
     good = [answer for answer in settled if answer.ttft <= TTFT and answer.itl <= ITL]
     assert len(good) >= 0.9 * len(settled)
-        grown,
-        sorted(a.ttft for a in settled)[::20],
-        sorted(a.itl for a in settled)[::20],
-    )
     assert all(replay(record).differences == () for record in records(plan)[::10])
 
 
