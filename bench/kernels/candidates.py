@@ -8,7 +8,7 @@ from typing import Literal
 
 from proa_kernels.arch import GemmBlocks
 
-Kind = Literal["bf16", "fp8", "a16w8"]
+Kind = Literal["bf16", "fp8", "fp8-rowwise", "a16w8"]
 # columns, depth, warps, stages
 Shape = tuple[int, int, int, int]
 
@@ -42,11 +42,22 @@ FP8: dict[tuple[int, int], list[Shape]] = {
     (2, 64): [(128, 128, 4, 4), (128, 128, 8, 4)],
     (2, 128): [(128, 128, 4, 4), (128, 128, 8, 3), (128, 128, 8, 4), (128, 128, 8, 5)],
 }
+FP8_ROWWISE: dict[tuple[int, int], list[Shape]] = {
+    (1, 64): [(128, 128, 8, 4)],
+    (1, 128): [(128, 128, 8, 3), (128, 128, 8, 4), (128, 64, 8, 4)],
+    (2, 64): [(128, 128, 4, 4), (256, 128, 8, 3)],
+    (2, 128): [(128, 128, 8, 4), (256, 128, 8, 3), (256, 128, 8, 4)],
+}
 A16W8: dict[tuple[int, int], list[Shape]] = {
     (1, 16): [(64, 128, 4, 4), (32, 128, 4, 5), (32, 128, 8, 4)],
     (2, 16): [(64, 128, 4, 4), (32, 128, 4, 5), (128, 128, 8, 3)],
 }
-TABLES: dict[Kind, dict[tuple[int, int], list[Shape]]] = {"bf16": BF16, "fp8": FP8, "a16w8": A16W8}
+TABLES: dict[Kind, dict[tuple[int, int], list[Shape]]] = {
+    "bf16": BF16,
+    "fp8": FP8,
+    "fp8-rowwise": FP8_ROWWISE,
+    "a16w8": A16W8,
+}
 
 
 def candidates(kind: Kind, product: Literal[1, 2], rows: int) -> list[Candidate]:

@@ -48,6 +48,8 @@ class Problem:
         x_scale = None
         if kind == "fp8":
             x, x_scale = x.to(FP8), torch.rand(num_tokens, shape.hidden // SCALE_GROUP, device="cuda") + 0.5
+        if kind == "fp8-rowwise":
+            x, x_scale = x.to(FP8), torch.rand(num_tokens, device="cuda") + 0.5
         ids = [_routing(num_tokens, shape) for _ in range(num_routings)]
         weights = torch.rand(num_tokens, shape.per_token, device="cuda")
         return cls(
@@ -60,7 +62,8 @@ class Problem:
         h = torch.randn(rows, self.shape.width, device="cuda", dtype=torch.bfloat16)
         if self.x_scale is None:
             return h, None
-        return h.to(FP8), torch.rand(rows, self.shape.width // SCALE_GROUP, device="cuda") + 0.5
+        per_row = () if self.x_scale.dim() == 1 else (self.shape.width // SCALE_GROUP,)
+        return h.to(FP8), torch.rand(rows, *per_row, device="cuda") + 0.5
 
     def run1(self, alignment: Alignment, out: torch.Tensor, candidate: Candidate) -> None:
         launch_gemm1(
@@ -104,8 +107,8 @@ def _weights(num_experts: int, rows: int, depth: int, kind: Kind) -> tuple[torch
     weights = torch.empty(num_experts, rows, depth, device="cuda", dtype=FP8)
     for e in range(num_experts):
         weights[e] = torch.randn(rows, depth, device="cuda").to(FP8)
-    scale = (torch.rand(num_experts, rows // SCALE_GROUP, depth // SCALE_GROUP, device="cuda") + 0.5) / depth**0.5
-    return weights, scale
+    per_expert = (rows,) if kind == "fp8-rowwise" else (rows // SCALE_GROUP, depth // SCALE_GROUP)
+    return weights, (torch.rand(num_experts, *per_expert, device="cuda") + 0.5) / depth**0.5
 
 
 def _routing(num_tokens: int, shape: MoeShape) -> torch.Tensor:

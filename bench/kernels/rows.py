@@ -32,6 +32,7 @@ LAYERS: list[tuple[MoeShape, Kind, tuple[int, ...]]] = [
     (DSV3_EP32, "bf16", (16, 256, 1024, 4096, 16384)),
     (QWEN3, "bf16", (1, 8, 32, 128, 256, 8192)),
     (DSV3_EP32, "fp8", (1024, 4096, 16384)),
+    (DSV3_EP32, "fp8-rowwise", (1024, 4096, 16384)),
     (DSV3_TP8, "a16w8", (1, 8)),
 ]
 
@@ -123,7 +124,7 @@ def _layer(problem: Problem, kind: Kind, ceilings: Ceilings, refused: frozenset[
             name=f"gemm{product} {name}", timing=best[product][0], floor_us=floors[product - 1],
             detail="; ".join(f"{candidate.label}: {timing.us:.1f}" for timing, candidate in ranking[:4]),
         )  # fmt: skip
-    if kind == "fp8":
+    if kind.startswith("fp8"):
         return  # product 2 wants quantised activations: the whole layer comes with the quantising epilogue
     first, second = best[1][1], best[2][1]
     if second.blocks.rows != first.blocks.rows:
@@ -202,7 +203,7 @@ def layer_floors(problem: Problem, kind: Kind, ceilings: Ceilings) -> tuple[floa
     """us of products 1 and 2: the larger of FLOP time and the time to move weights, inputs and outputs once."""
     shape, num_pairs = problem.shape, problem.ids[0].numel()
     touched = sum(torch.unique(ids).numel() for ids in problem.ids) / len(problem.ids)
-    peak = ceilings.fp8_flops if kind == "fp8" else ceilings.bf16_flops
+    peak = ceilings.fp8_flops if kind.startswith("fp8") else ceilings.bf16_flops
     weight = 2 if kind == "bf16" else 1
     first = touched * 2 * shape.width * shape.hidden * weight + problem.x.nbytes + num_pairs * shape.width * 2
     activation = problem.x.element_size()

@@ -51,7 +51,7 @@ def _align_cases(arch: Arch) -> Iterator[Case]:
 
 def _gate_cases() -> Iterator[Case]:
     plain = {
-        "ROWS": 16,
+        "ROWS": 4,
         "SP": NUM_EXPERTS,
         "SOFTMAX": True,
         "HAS_BIAS": False,
@@ -61,7 +61,7 @@ def _gate_cases() -> Iterator[Case]:
         "TOP2": False,
     }
     grouped = {
-        "ROWS": 4,
+        "ROWS": 1,
         "SP": NUM_EXPERTS // 8,
         "SOFTMAX": False,
         "HAS_BIAS": True,
@@ -72,20 +72,25 @@ def _gate_cases() -> Iterator[Case]:
     }
     shape = {"TOP_K": 8, "KP": 8, "RENORM": True}
     types = {"bias_ptr": "*fp32", "weights_ptr": "*fp32", "scale": "fp32"}
-    yield make_case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 4)
-    yield make_case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 4)
+    yield make_case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 1)
+    yield make_case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 1)
 
 
 def _gemm_cases(arch: Arch) -> Iterator[Case]:
     fp8 = "*" + FP8[arch.name]
-    kinds = (("bf16", 0, "*bf16", "*bf16"), ("fp8", 1, fp8, fp8), ("a16w8", 2, "*bf16", fp8))
-    for name, scales, x_type, w_type in kinds:
+    kinds = (
+        ("bf16", 0, False, "*bf16", "*bf16"),
+        ("fp8", 1, False, fp8, fp8),
+        ("fp8 rowwise", 1, True, fp8, fp8),
+        ("a16w8", 2, False, "*bf16", fp8),
+    )
+    for name, scales, is_rowwise, x_type, w_type in kinds:
         for blocks in GEMM1_BLOCKS[arch.name]:
             types = {"x_ptr": x_type, "w_ptr": w_type}
-            yield _gemm_case(f"gemm1 {name}", gemm1_kernel, types, scales, blocks, arch)
+            yield _gemm_case(f"gemm1 {name}", gemm1_kernel, types, scales, is_rowwise, blocks, arch)
         for blocks in GEMM2_BLOCKS[arch.name]:
             types = {"h_ptr": x_type, "w_ptr": w_type}
-            yield _gemm_case(f"gemm2 {name}", gemm2_kernel, types, scales, blocks, arch)
+            yield _gemm_case(f"gemm2 {name}", gemm2_kernel, types, scales, is_rowwise, blocks, arch)
 
 
 def _few_pairs_cases(arch: Arch) -> Iterator[Case]:
@@ -102,10 +107,12 @@ def _few_pairs_cases(arch: Arch) -> Iterator[Case]:
         )
 
 
-def _gemm_case(name: str, kernel: Any, types: dict[str, str], scales: int, blocks: GemmBlocks, arch: Arch) -> Case:
+def _gemm_case(
+    name: str, kernel: Any, types: dict[str, str], scales: int, is_rowwise: bool, blocks: GemmBlocks, arch: Arch
+) -> Case:
     constants = {
         "ROWS": blocks.rows, "COLS": blocks.cols, "DEPTH": blocks.depth, "GROUP": blocks.group,
-        "NUM_XCDS": arch.num_xcds, "SCALES": scales, "EVEN": True, "TMA": False,
+        "NUM_XCDS": arch.num_xcds, "SCALES": scales, "ROWWISE": is_rowwise, "EVEN": True, "TMA": False,
     }  # fmt: skip
     floats = {"xs_ptr": "*fp32", "hs_ptr": "*fp32", "ws_ptr": "*fp32", "out_ptr": "*bf16"}
     full_name = f"{name} {blocks.rows}x{blocks.cols}x{blocks.depth}"

@@ -87,21 +87,20 @@ class AlignPlan:
     num_warps: int
 
 
-DIRECT_IDS = 4096  # every program counts them all
-DIRECT_TILE = 64
+FEW_IDS = 128
+DIRECT_IDS = 2048  # every program counts them all
 MAX_ALIGN_PROGRAMS = 128  # every block reads the whole count matrix: more blocks cost more than they bring
 
 
 def align_plan(num_ids: int, arch: Arch) -> AlignPlan:
     """Launch shape of `moe_align` for `num_ids` token-expert pairs."""
     if num_ids <= DIRECT_IDS:
-        padded = max(16, next_power_of_2(num_ids))
-        tile = min(padded, DIRECT_TILE)
-        num_warps = _warps(max(256, padded // 8), arch)  # at least four waves: the padding wants threads too
-        return AlignPlan(num_launches=1, num_programs=padded // tile, tile=tile, num_warps=num_warps)
-    tile = 512 if num_ids <= 1 << 16 else 1024
+        tile = 16 if num_ids <= FEW_IDS else 32
+        padded = max(FEW_IDS, next_power_of_2(num_ids))  # even a single pair leaves much padding to write
+        return AlignPlan(num_launches=1, num_programs=padded // tile, tile=tile, num_warps=_warps(256, arch))
+    tile = 256 if num_ids <= 1 << 15 else 512 if num_ids <= 1 << 16 else 1024
     programs = whole_xcds(min(ceil_div(num_ids, tile), MAX_ALIGN_PROGRAMS, arch.num_cus), arch.num_xcds)
-    return AlignPlan(num_launches=2, num_programs=programs, tile=tile, num_warps=_warps(tile // 4, arch))
+    return AlignPlan(num_launches=2, num_programs=programs, tile=tile, num_warps=_warps(max(tile // 4, 128), arch))
 
 
 def whole_xcds(num_programs: int, num_xcds: int) -> int:
@@ -138,10 +137,10 @@ def _blocks(rows: int, cols: int, depth: int, group: int, num_warps: int, num_st
 # Product 1 keeps two accumulators of `cols` columns (gate and up), so its tiles are half as wide as product 2's.
 GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
     "sm90": (
-        _blocks(16, 64, 128, 1, 4, 4),
+        _blocks(16, 32, 128, 1, 4, 5),
         _blocks(32, 64, 128, 1, 4, 4),
-        _blocks(64, 64, 64, 8, 4, 4),
-        _blocks(128, 128, 64, 8, 8, 3),
+        _blocks(64, 128, 64, 8, 8, 4),
+        _blocks(128, 128, 64, 8, 8, 4),
     ),
     "gfx942": (
         _blocks(16, 64, 64, 1, 4, 2),
@@ -158,10 +157,10 @@ GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
 }
 GEMM2_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
     "sm90": (
-        _blocks(16, 128, 128, 1, 4, 4),
-        _blocks(32, 128, 128, 1, 4, 4),
-        _blocks(64, 128, 64, 8, 4, 4),
-        _blocks(128, 256, 64, 8, 8, 3),
+        _blocks(16, 64, 128, 1, 4, 5),
+        _blocks(32, 64, 128, 1, 4, 5),
+        _blocks(64, 256, 64, 8, 8, 4),
+        _blocks(128, 256, 64, 8, 8, 4),
     ),
     "gfx942": (
         _blocks(16, 128, 64, 1, 4, 2),
@@ -182,7 +181,8 @@ ROW_TILES = (16, 32, 64, 128)
 def row_tile(num_ids: int, num_experts: int) -> int:
     """Rows of a tile, from the mean rows of an expert that gets any: the padding of `moe_align` must match it."""
     mean = num_ids / max(1, min(num_experts, num_ids))
-    return next((rows for rows in ROW_TILES[:-1] if mean <= rows), ROW_TILES[-1])
+    # Random routing spreads around the mean: at 16 half of the experts would need a second tile of 16.
+    return next((rows for rows in ROW_TILES[:-1] if mean <= (12 if rows == 16 else rows)), ROW_TILES[-1])
 
 
 def gemm_blocks(arch: Arch, rows: int) -> tuple[GemmBlocks, GemmBlocks]:
@@ -203,7 +203,7 @@ class DecodeBlocks:
 
 
 DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
-    "sm90": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
+    "sm90": (DecodeBlocks(cols=16, depth=256, num_warps=4), DecodeBlocks(cols=8, depth=128, num_warps=4)),
     "gfx942": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
     "gfx950": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
 }

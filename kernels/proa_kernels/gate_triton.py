@@ -126,10 +126,9 @@ class GatePlan:
 
 
 def gate_plan(num_tokens: int, is_narrow: bool, arch: Arch) -> GatePlan:
-    """One token a warp while there are compute units to fill, then as many as the registers hold keys of."""
-    num_warps = 4 if arch.wave_size > 1 else 1
-    rows = max(1, min(num_warps * (4 if is_narrow else 1), next_power_of_2(ceil_div(num_tokens, 2 * arch.num_cus))))
-    return GatePlan(rows=rows, num_warps=min(num_warps, rows))
+    """One wave a program: reductions stay within it. Keys of 32 bits leave registers to overlap several tokens."""
+    is_full = num_tokens >= 16 * arch.num_cus
+    return GatePlan(rows=4 if is_narrow and is_full else 1, num_warps=1)
 
 
 def launch_gate(

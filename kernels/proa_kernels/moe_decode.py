@@ -34,6 +34,8 @@ def moe_decode(
     if double_width % 2 or tuple(w2_EHI.shape) != (num_experts, hidden, double_width // 2):
         raise ValueError(f"w2 {tuple(w2_EHI.shape)} does not fit w13 {tuple(w13_EFH.shape)}")
     check_product(x_TH.new_empty(0, double_width // 2), w2_EHI, None, w2_scale)
+    if any(scale is not None and scale.dim() != 3 for scale in (w13_scale, w2_scale)):
+        raise ValueError("few pairs want scales of 128 x 128 blocks; use the grouped products for scales of rows")
     for name, tensor, dtype in (("ids", ids_TA, torch.int32), ("weights", weights_TA, torch.float32)):
         if tensor.dtype != dtype or tensor.shape[:1] != x_TH.shape[:1] or not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous {dtype} [T, A], not {tensor.dtype} {tuple(tensor.shape)}")

@@ -7,7 +7,8 @@ B = R / M blocks of M rows. Weights `w13_EFH` (F = 2I: gate rows, then up rows) 
     rows_RH = h w2^T                                 moe_gemm2
     out_TH  = sum over a of weights[t, a] rows[row of pair (t, a)]     moe_combine, dropped pairs add nothing
 
-Sums are float32. fp8: e4m3 with float32 scales, `x_scale` [T, H / 128], weight scales [E, rows / 128, depth / 128].
+Sums are float32. fp8: e4m3 with float32 scales of blocks, `x_scale` [T, H / 128] and weight scales
+[E, rows / 128, depth / 128], or of rows, `x_scale` [T] and weight scales [E, rows].
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def moe_gemm1(
     check_product(x_TH, w13_EFH, x_scale, w_scale)
     if w13_EFH.shape[1] % 2:
         raise ValueError(f"w13 must hold gate and up rows, not an odd number of {w13_EFH.shape[1]} rows")
-    if w_scale is not None and w13_EFH.shape[1] % (2 * SCALE_GROUP):
+    if w_scale is not None and w_scale.dim() == 3 and w13_EFH.shape[1] % (2 * SCALE_GROUP):
         raise ValueError(f"scaled w13 needs an expert width divisible by {SCALE_GROUP}, not {w13_EFH.shape[1] // 2}")
     out: torch.Tensor = torch.ops.proa.moe_gemm1(
         x_TH, w13_EFH, alignment.rows_R, alignment.expert_B, alignment.totals_2, block_rows, per_token, x_scale, w_scale
@@ -81,14 +82,26 @@ def check_product(x: torch.Tensor, w: torch.Tensor, x_scale: torch.Tensor | None
         raise ValueError(f"no product of {x.dtype} activations with {w.dtype} weights")
     if (x.dtype in FLOAT8) != (x_scale is not None) or (w.dtype in FLOAT8) != (w_scale is not None):
         raise ValueError("fp8 tensors need their scales, other tensors must have none")
-    if w_scale is not None and (w.shape[1] % SCALE_GROUP or w.shape[2] % SCALE_GROUP):
-        raise ValueError(f"scaled weights need sizes divisible by {SCALE_GROUP}, not {tuple(w.shape)}")
+    if w_scale is None:
+        return
+    is_rowwise = w_scale.dim() == 2
+    if not is_rowwise and (w.shape[1] % SCALE_GROUP or w.shape[2] % SCALE_GROUP):
+        raise ValueError(f"weights scaled in blocks need sizes divisible by {SCALE_GROUP}, not {tuple(w.shape)}")
+    num_experts, rows, depth = w.shape
+    fitting = (num_experts, rows) if is_rowwise else (num_experts, rows // SCALE_GROUP, depth // SCALE_GROUP)
+    if tuple(w_scale.shape) != fitting or (x_scale is not None and x_scale.dim() != w_scale.dim() - 1):
+        raise ValueError(f"scales of weights must be {fitting}, those of activations alike; not {tuple(w_scale.shape)}")
 
 
 def dequantized(values: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """float32 of `values`; the scale's last dim covers groups of 128, and so do its rows for weights (3 dims)."""
+    """float32 of `values`; the scale's last dim covers groups of 128, and so do its rows for weights (3 dims).
+
+    A scale with one dim less than `values` has one number for each row.
+    """
     if scale is None:
         return values.float()
+    if scale.dim() < values.dim():
+        return values.float() * scale[..., None]
     wide = scale.repeat_interleave(SCALE_GROUP, -1)
     return values.float() * (wide.repeat_interleave(SCALE_GROUP, -2) if values.dim() == 3 else wide)
 

@@ -86,6 +86,7 @@ def _constants(
         "GROUP": blocks.group,
         "NUM_XCDS": arch.num_xcds,
         "SCALES": 1 if x_scale is not None else 2 if w_scale is not None else 0,
+        "ROWWISE": w_scale is not None and w_scale.dim() == 2,
         "EVEN": depth % blocks.depth == 0,
         "TMA": has_tma,
         "num_warps": blocks.num_warps,

@@ -2,8 +2,9 @@
 
 Tiles of row blocks past the padded total end at once, so the grid can be sized from shapes alone. Padding rows compute
 on some valid token: their results are never read, and unmasked loads are faster. With TMA (sm90) weights arrive through
-a tensor descriptor instead of pointers. SCALES: 0 none, 1 fp8 activations and weights, 2 fp8 weights only, with one
-float32 scale for each 128 x 128 block of weights and for each 128 columns of an activation row.
+a tensor descriptor instead of pointers. SCALES: 0 none, 1 fp8 activations and weights, 2 fp8 weights only. Scales are
+float32, one for each 128 x 128 block of weights and for each 128 columns of an activation row; or, ROWWISE, one for
+each row of weights and of activations, applied once after the sum.
 
 Scaling multiplies row and block scale first, then adds with one FMA per element and step of the depth; a product per
 factor would take three operations on each element.
@@ -48,20 +49,29 @@ def _weights(
 
 
 @triton.jit
-def _add_product(acc, a, w, row_scale_ptr, w_scale_ptr, SCALES: tl.constexpr):
-    if SCALES == 0:
-        return tl.dot(a, w, acc)
+def _add_product(acc, a, w, row_scale_ptr, w_scale_ptr, SCALES: tl.constexpr, ROWWISE: tl.constexpr):
+    if SCALES == 0 or ROWWISE:
+        return tl.dot(a, w.to(a.dtype), acc)
     elif SCALES == 1:  # noqa: RET505 - the compiler looks at all branches otherwise
         return acc + tl.dot(a, w) * (tl.load(row_scale_ptr) * tl.load(w_scale_ptr))[:, None]
     else:
         return acc + tl.dot(a, w.to(a.dtype)) * tl.load(w_scale_ptr)
 
 
+@triton.jit
+def _row_scaled(acc, row, col, row_limit, row_scale_ptr, w_scale_ptr, SCALES: tl.constexpr):
+    """`acc` times the scales of its rows (if activations have any) and of weight rows `col` below `row_limit`."""
+    acc *= tl.load(w_scale_ptr + col, mask=col < row_limit, other=0.0)[None, :]
+    if SCALES == 1:
+        acc *= tl.load(row_scale_ptr + row)[:, None]
+    return acc
+
+
 @triton.jit(do_not_specialize=["num_pairs", "per_token"])
 def gemm1_kernel(
     x_ptr, w_ptr, xs_ptr, ws_ptr, out_ptr, rows_ptr, expert_ptr, totals_ptr, num_pairs, per_token, size_k, size_i,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, NUM_XCDS: tl.constexpr,
-    SCALES: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
+    SCALES: tl.constexpr, ROWWISE: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     row_tile, col_tile, is_live = _locate(totals_ptr, tl.cdiv(size_i, COLS), ROWS, GROUP, NUM_XCDS)
     if not is_live:
@@ -84,9 +94,13 @@ def gemm1_kernel(
         x_scale = xs_ptr + token * num_groups + group
         gate_scale = ws_ptr + gate_row // SCALE_GROUP * num_groups + group
         up_scale = ws_ptr + (gate_row + size_i) // SCALE_GROUP * num_groups + group
-        acc_gate = _add_product(acc_gate, a, gate, x_scale, gate_scale, SCALES)
-        acc_up = _add_product(acc_up, a, up, x_scale, up_scale, SCALES)
+        acc_gate = _add_product(acc_gate, a, gate, x_scale, gate_scale, SCALES, ROWWISE)
+        acc_up = _add_product(acc_up, a, up, x_scale, up_scale, SCALES, ROWWISE)
     col = col_tile * COLS + tl.arange(0, COLS)
+    if ROWWISE:
+        w_row = gate_row + tl.arange(0, COLS)
+        acc_gate = _row_scaled(acc_gate, token, w_row, gate_end, xs_ptr, ws_ptr, SCALES)
+        acc_up = _row_scaled(acc_up, token, w_row + size_i, gate_end + size_i, xs_ptr, ws_ptr, SCALES)
     hidden = acc_gate / (1.0 + tl.exp(-acc_gate)) * acc_up
     out_where = out_ptr + out_row.to(tl.int64)[:, None] * size_i + col[None, :]
     tl.store(out_where, hidden.to(out_ptr.dtype.element_ty), mask=col[None, :] < size_i)
@@ -96,7 +110,7 @@ def gemm1_kernel(
 def gemm2_kernel(
     h_ptr, w_ptr, hs_ptr, ws_ptr, out_ptr, expert_ptr, totals_ptr, size_k, size_n,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, NUM_XCDS: tl.constexpr,
-    SCALES: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
+    SCALES: tl.constexpr, ROWWISE: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     row_tile, col_tile, is_live = _locate(totals_ptr, tl.cdiv(size_n, COLS), ROWS, GROUP, NUM_XCDS)
     if not is_live:
@@ -116,7 +130,9 @@ def gemm2_kernel(
         w = _weights(w_ptr, w_row, depth, size_k, w_end, COLS, DEPTH, EVEN, TMA)
         group = depth // SCALE_GROUP
         row_scale = hs_ptr + row * num_groups + group
-        acc = _add_product(acc, a, w, row_scale, ws_ptr + w_row // SCALE_GROUP * num_groups + group, SCALES)
+        acc = _add_product(acc, a, w, row_scale, ws_ptr + w_row // SCALE_GROUP * num_groups + group, SCALES, ROWWISE)
+    if ROWWISE:
+        acc = _row_scaled(acc, row, w_row + tl.arange(0, COLS), w_end, hs_ptr, ws_ptr, SCALES)
     col = col_tile * COLS + tl.arange(0, COLS)
     out_where = out_ptr + row.to(tl.int64)[:, None] * size_n + col[None, :]
     tl.store(out_where, acc.to(out_ptr.dtype.element_ty), mask=col[None, :] < size_n)

@@ -24,7 +24,7 @@ def fused_experts(
 
     `ids_TA` int32 and `weights_TA` float32 as `gate` returns them. Raises ValueError for what does not fit together.
     """
-    if ids_TA.numel() <= MAX_DECODE_PAIRS:
+    if ids_TA.numel() <= MAX_DECODE_PAIRS and (w13_scale is None or w13_scale.dim() == 3):
         return moe_decode(x_TH, weights_TA, ids_TA, w13_EFH, w2_EHI, w13_scale, w2_scale)
     rows = row_tile(ids_TA.numel(), w13_EFH.shape[0])
     alignment = moe_align(ids_TA, w13_EFH.shape[0], rows)

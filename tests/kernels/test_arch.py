@@ -81,7 +81,16 @@ def test_align_plan(arch: Arch, num_ids: int):
 
 @pytest.mark.parametrize(
     ("num_ids", "num_experts", "rows"),
-    [(0, 8, 16), (8, 256, 16), (256, 8, 32), (512, 8, 64), (4096, 8, 128), (1 << 20, 8, 128)],
+    [
+        (0, 8, 16),
+        (8, 256, 16),
+        (96, 8, 16),
+        (128, 8, 32),
+        (256, 8, 32),
+        (512, 8, 64),
+        (4096, 8, 128),
+        (1 << 20, 8, 128),
+    ],
 )
 def test_row_tile_follows_the_mean_rows_of_an_expert(num_ids: int, num_experts: int, rows: int):
     assert row_tile(num_ids, num_experts) == rows

@@ -99,6 +99,26 @@ def test_scaled_products(has_fp8_activations: bool, tma: bool):
     check(run_gemm2(h, w2, alignment, h_scale, w_scale, SCALED, tma), reference, alignment, width)
 
 
+@pytest.mark.parametrize("has_fp8_activations", [False, True])
+def test_products_with_scales_of_rows(has_fp8_activations: bool):
+    tokens, per_token, num_experts, hidden, width = 7, 2, 3, 80, 40
+    alignment = routing(tokens, per_token, num_experts)
+    x, w13 = random(tokens, hidden), (random(num_experts, 2 * width, hidden, seed=1) / 9).to(FP8)
+    x, x_scale = (x.to(FP8), random(tokens, seed=3).abs()) if has_fp8_activations else (x.half(), None)
+    w_scale = random(num_experts, 2 * width, seed=4).abs()
+    routed = (alignment.rows_R, alignment.expert_B, alignment.totals_2, ROWS, per_token)
+    reference = gemm1_ref(dequantized(x, x_scale), w13, *routed, None, w_scale)
+    check(run_gemm1(x, w13, alignment, per_token, x_scale, w_scale), reference, alignment, hidden)
+    with pytest.raises(AssertionError):
+        check(run_gemm1(x, w13, alignment, per_token, x_scale, w_scale.flip(1)), reference, alignment, hidden)
+
+    h, w2 = random(alignment.rows_R.numel(), width, seed=6), (random(num_experts, hidden, width, seed=7) / 6).to(FP8)
+    h, h_scale = (h.to(FP8), random(h.shape[0], seed=8).abs()) if has_fp8_activations else (h.half(), None)
+    w_scale = random(num_experts, hidden, seed=9).abs()
+    reference = gemm2_ref(dequantized(h, h_scale), w2, *routed[1:4], None, w_scale)
+    check(run_gemm2(h, w2, alignment, h_scale, w_scale), reference, alignment, width)
+
+
 def test_combine_skips_dropped_pairs_and_poisoned_padding():
     alignment = routing(9, 3, 4)
     rows = random(alignment.rows_R.numel(), 40).half()
@@ -153,6 +173,12 @@ def test_whole_layer_is_the_plain_sum_over_experts():
             torch.zeros(2, 4, 16).to(FP8),
             {"w_scale": torch.ones(2, 1, 1)},
             "divisible by 128",
+        ),
+        (
+            torch.zeros(2, 16).half(),
+            torch.zeros(2, 4, 16).to(FP8),
+            {"w_scale": torch.ones(2, 3)},
+            r"must be \(2, 4\)",
         ),
         (torch.zeros(2, 16).half(), torch.zeros(2, 3, 16).half(), {}, "gate and up"),
     ],
