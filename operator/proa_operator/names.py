@@ -11,6 +11,8 @@ from enum import StrEnum
 GROUP = "proa.dev"
 MANAGER = "proa-operator"  # field manager of server-side apply
 REPLICAS_MANAGER = "proa-operator-replicas"  # applies WorkerPool.spec.replicas, and only when the user changes it
+AUTOSCALER_MANAGER = "proa-autoscaler"  # writes WorkerPool.spec.replicas for the autoscaler
+MARKS_MANAGER = "proa-operator-marks"  # writes the annotations that are not part of an applied object
 
 SERVICE_LABEL = "proa.dev/service"
 ROLE_LABEL = "proa.dev/role"  # the pool: prefill or decode, in both topologies
@@ -27,6 +29,14 @@ NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 FAILED_ANNOTATION = "proa.dev/failed"  # on a ControllerRevision: why the revision was given up
 STARTED_ANNOTATION = "proa.dev/started-at"  # on a ControllerRevision: RFC 3339, when its rollout began
 RESTART_ANNOTATION = "proa.dev/restart"  # on a service: any new value makes a new revision of the same spec
+APPLIED_ANNOTATION = "proa.dev/applied"  # on every child: digest of what was applied last
+MEMO_ANNOTATION = "proa.dev/memo"  # on a group's StatefulSet: GroupMemo as JSON
+DRAIN_ANNOTATION = "proa.dev/drain"  # on a group's StatefulSet, by a person: any value asks for a drain
+DECLARED_ANNOTATION = "proa.dev/declared-replicas"  # on a WorkerPool: the service's own number at the last write
+AVAILABLE_ANNOTATION = "proa.dev/available-at"  # on a ControllerRevision: seconds since the epoch of its first service
+AUTOSCALED_ANNOTATION = "proa.dev/autoscaled-replicas"  # on a WorkerPool: the number that the autoscaler wrote last
+MANUAL_ANNOTATION = "proa.dev/manual-at"  # on a WorkerPool: seconds since the epoch, when somebody else had written
+MEMORY_ANNOTATION = "proa.dev/autoscaler"  # on the decode WorkerPool: the autoscaler's memory as JSON
 
 GANG_GATE = "proa.dev/gang"
 ROUTABLE_CONDITION = "proa.dev/routable"

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from proa_operator import names
 from proa_operator.autoscale.memory import from_text
 from proa_operator.autoscale.queries import Query
 from proa_operator.autoscale.replay import replay
 from proa_operator.autoscale.source import Unanswered
-from proa_operator.cluster import kinds, marks
+from proa_operator.cluster import kinds
 from proa_operator.cluster.autoscale import NO_PROMETHEUS, Autoscaler
 from proa_operator.cluster.autoscale_profiles import Profiles
 from proa_operator.cluster.autoscale_write import Writer
@@ -169,8 +170,8 @@ async def test_load_grows_the_pools_and_says_so() -> None:
     seen = await world.rounds(5, **LOADED)
     assert seen[0] == (1, 1)
     assert seen[-1][0] > 1
-    assert world.notes("prefill")[marks.AUTOSCALED] == str(seen[-1][0])
-    assert from_text(world.notes("decode")[marks.MEMORY]).up_at is not None
+    assert world.notes("prefill")[names.AUTOSCALED_ANNOTATION] == str(seen[-1][0])
+    assert from_text(world.notes("decode")[names.MEMORY_ANNOTATION]).up_at is not None
     events = [body for key, body in world.api.objects.items() if key[0] == "Event"]
     assert {"ScaledUp"} == {event["reason"] for event in events}
     assert world.status["autoscaler"]["mode"] == "Active"
@@ -198,7 +199,7 @@ async def test_a_number_set_by_hand_stays_and_is_remembered() -> None:
     seen = await world.rounds(30, **LOADED)
     assert {prefill for prefill, _ in seen} == {6}
     assert seen[-1][1] > 1
-    assert float(world.notes("prefill")[marks.MANUAL]) < world.now
+    assert float(world.notes("prefill")[names.MANUAL_ANNOTATION]) < world.now
     late = await world.rounds(60, **CALM)
     assert late[-1][0] < 6
 
@@ -269,7 +270,7 @@ async def test_a_counter_reset_is_no_reason_to_shrink() -> None:
 async def test_a_restart_goes_on_with_the_memory_and_an_old_one_holds_for_a_window() -> None:
     world = World(sizes=(2, 2))
     await world.rounds(24, **CALM)
-    text = world.notes("decode")[marks.MEMORY]
+    text = world.notes("decode")[names.MEMORY_ANNOTATION]
     memory = from_text(text)
     assert memory.since == 1000.0
     world.autoscaler._known.clear()
@@ -277,7 +278,7 @@ async def test_a_restart_goes_on_with_the_memory_and_an_old_one_holds_for_a_wind
     assert soon[-1] != (2, 2)
     world = World(sizes=(2, 2))
     body = world.api.objects["WorkerPool", "tiny-decode"]
-    notes = {**body["metadata"], "annotations": {marks.MEMORY: text}, "resourceVersion": "7"}
+    notes = {**body["metadata"], "annotations": {names.MEMORY_ANNOTATION: text}, "resourceVersion": "7"}
     world._put({**body, "metadata": notes})
     world.now = 100_000.0
     assert set(await world.rounds(18, **CALM)) == {(2, 2)}

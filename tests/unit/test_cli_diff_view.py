@@ -6,9 +6,9 @@ import copy
 from typing import Any
 
 import pytest
+from proa_operator import names
 from proa_operator.cli.diff_view import Change, object_differences, unified, without_revision
 from proa_operator.cli.managed import applied_part
-from proa_operator.cluster import marks
 
 OWN = "proa-operator"
 PORT = {"name": "http", "port": 8000}
@@ -20,7 +20,7 @@ LIVE: dict[str, Any] = {
         "namespace": "team",
         "uid": "u",
         "labels": {"a": "1", "theirs": "x"},
-        "annotations": {marks.APPLIED: "digest"},
+        "annotations": {names.APPLIED_ANNOTATION: "digest"},
         "finalizers": ["one", "two"],
         "managedFields": [
             {
@@ -29,7 +29,7 @@ LIVE: dict[str, Any] = {
                 "fieldsV1": {
                     "f:metadata": {
                         "f:labels": {".": {}, "f:a": {}},
-                        "f:annotations": {f"f:{marks.APPLIED}": {}},
+                        "f:annotations": {f"f:{names.APPLIED_ANNOTATION}": {}},
                         "f:finalizers": {'v:"one"': {}},
                     },
                     "f:spec": {"f:ports": {'k:{"port":8000}': {".": {}, "f:name": {}, "f:port": {}}}, "f:selector": {}},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from proa_operator import names
 from proa_operator.cli.plan import is_file
 from proa_operator.cli.plan_view import rows_of
-from proa_operator.cluster import marks
 from proa_operator.cluster.apply import stamped
 from proa_operator.names import Role
 from proa_operator.plan import actions as todo
@@ -64,7 +64,11 @@ def test_the_table_covers_every_action() -> None:
 
 @pytest.mark.parametrize(
     ("digest", "details"),
-    [(None, ["create"]), ("another", ["change"]), (stamped(OBJECT)["metadata"]["annotations"][marks.APPLIED], [])],
+    [
+        (None, ["create"]),
+        ("another", ["change"]),
+        (stamped(OBJECT)["metadata"]["annotations"][names.APPLIED_ANNOTATION], []),
+    ],
 )
 def test_an_object_that_is_so_already_has_no_row(digest: str | None, details: list[str]) -> None:
     applied = {} if digest is None else {("Service", "tiny-gateway"): digest}

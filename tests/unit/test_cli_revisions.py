@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proa_operator import names
 from proa_operator.api.engine import EngineType
 from proa_operator.api.load import load
 from proa_operator.api.service import ServiceSpec, Topology
@@ -15,7 +16,6 @@ from proa_operator.cli.revision_view import changes, find, previous_good, revisi
 from proa_operator.cli.rollout import unfinished
 from proa_operator.cli.status_view import view_of
 from proa_operator.cli.undo_spec import undo_spec
-from proa_operator.cluster import marks
 from proa_operator.errors import ServeError, UserError
 from proa_operator.render import RenderSettings, Service, controller_revision, read_revision, revision_of
 
@@ -45,7 +45,9 @@ def _stored(
         failed=failed,
     )
     if served:
-        body["metadata"]["annotations"][marks.AVAILABLE] = json.dumps({"at": 1_800_000_000.0, "sizes": {"prefill": 1}})
+        body["metadata"]["annotations"][names.AVAILABLE_ANNOTATION] = json.dumps(
+            {"at": 1_800_000_000.0, "sizes": {"prefill": 1}}
+        )
     return body
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from proa_operator import names
-from proa_operator.cluster import kinds, marks
+from proa_operator.cluster import kinds
 from proa_operator.cluster.act import Actor, Scope
 from proa_operator.cluster.cache import Cache, Stored
 from proa_operator.cluster.errors import Conflict, Gone, Refused
@@ -112,7 +112,7 @@ async def test_what_others_wrote_is_put_right_once(shell: Shell) -> None:
         ([("proa-operator", "Apply", "1", ""), ("kubectl", "Update", "2", "")], "2"),
         ([("proa-operator", "Apply", "1", ""), ("kubectl", "Update", "2", "status")], ""),
         ([("proa-operator", "Apply", "1", ""), ("kube-controller-manager", "Update", "2", "")], ""),
-        ([("proa-operator", "Apply", "1", ""), (marks.MARKS_MANAGER, "Update", "2", "")], ""),
+        ([("proa-operator", "Apply", "1", ""), (names.MARKS_MANAGER, "Update", "2", "")], ""),
         ([("kubectl", "Update", "2", "")], ""),
     ],
 )
@@ -209,10 +209,10 @@ async def test_marks_and_scale(shell: Shell) -> None:
     )
     assert [verb for verb, _, _ in calls] == ["merge", "merge", "merge", "apply"]
     memo, failed, available, scale = shell.api.bodies
-    assert memo["metadata"]["annotations"] == {marks.MEMO: '{"admittedAt":3.0}'}
+    assert memo["metadata"]["annotations"] == {names.MEMO_ANNOTATION: '{"admittedAt":3.0}'}
     assert failed["metadata"]["annotations"] == {"proa.dev/failed": "never ready"}
-    assert available["metadata"]["annotations"] == {marks.AVAILABLE: '{"at": 9.0, "sizes": {"decode": 2}}'}
-    assert (scale["spec"], scale["metadata"]["annotations"]) == ({"replicas": 4}, {marks.DECLARED: "4"})
+    assert available["metadata"]["annotations"] == {names.AVAILABLE_ANNOTATION: '{"at": 9.0, "sizes": {"decode": 2}}'}
+    assert (scale["spec"], scale["metadata"]["annotations"]) == ({"replicas": 4}, {names.DECLARED_ANNOTATION: "4"})
 
 
 async def test_a_restarted_revision_gets_its_number_and_loses_the_mark_of_its_failure_at_once(shell: Shell) -> None:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from proa_operator import names
 from proa_operator.api.service import Topology
-from proa_operator.cluster import kinds, marks
+from proa_operator.cluster import kinds
 from proa_operator.cluster.cache import Cache
 from proa_operator.cluster.observe import Surroundings, observe
 from proa_operator.cluster.read import Reader
@@ -35,7 +36,7 @@ def observed(*bodies: dict[str, Any], around: Surroundings = NOW, service: dict[
 
 def test_a_group_is_its_set_with_its_pods() -> None:
     memo = GroupMemo(admitted_at=5.0)
-    notes = {marks.MEMO: memo.to_text(), marks.DRAIN: "yes"}
+    notes = {names.MEMO_ANNOTATION: memo.to_text(), names.DRAIN_ANNOTATION: "yes"}
     (group,) = observed(set_body(notes=notes), pod_body(node="n0", loaded=True, routable="True")).groups
     assert (group.role, group.revision, group.index, group.num_pods) == (Role.DECODE, REVISION, 0, 1)
     assert (group.memo, group.is_drain_requested, group.is_deleting) == (memo, True, False)
@@ -50,7 +51,7 @@ def test_pods_without_their_set_are_a_group_that_goes() -> None:
 
 @pytest.mark.parametrize("memo", ["{", "[]", '{"drain": {}}'])
 def test_an_edited_memo_counts_as_none(memo: str) -> None:
-    (group,) = observed(set_body(notes={marks.MEMO: memo})).groups
+    (group,) = observed(set_body(notes={names.MEMO_ANNOTATION: memo})).groups
     assert group.memo == NOTHING
 
 
@@ -84,7 +85,7 @@ def test_a_reason_that_others_wrote_counts_as_none() -> None:
 
 
 def pool_body(**spec: Any) -> dict[str, Any]:
-    notes = {marks.DECLARED: "2"}
+    notes = {names.DECLARED_ANNOTATION: "2"}
     whole = {"service": "tiny", "role": "decode", **spec}
     return {
         "kind": "WorkerPool",

@@ -12,10 +12,9 @@ import yaml
 
 from proa_operator import names
 from proa_operator.cli.managed import applied_part
-from proa_operator.cluster import marks
 
 MANAGERS = (names.MANAGER, names.REPLICAS_MANAGER)
-_SHELL_NOTES = (marks.APPLIED, marks.DECLARED, marks.MEMO)
+_SHELL_NOTES = (names.APPLIED_ANNOTATION, names.DECLARED_ANNOTATION, names.MEMO_ANNOTATION)
 
 Json = Mapping[str, Any]
 Key = tuple[str, str]

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from proa_operator import names
 from proa_operator.cli.cluster import MANAGER, connected
 from proa_operator.cli.errors import NotFound
 from proa_operator.cli.output import Output, show
 from proa_operator.cli.waiting import Wait, until
 from proa_operator.cli.where import Context, Format, Kubeconfig, Name, Namespace, Where
-from proa_operator.cluster import marks
 from proa_operator.cluster.api import Ref
 from proa_operator.cluster.kinds import STATEFUL_SET
 from proa_operator.errors import UserError
@@ -54,7 +54,7 @@ async def _drain(where: Where, name: str, wanted: str, *, wait: bool, timeout: f
         service = await cluster.service(name)
         groups = await cluster.owned(STATEFUL_SET, service)
         group = find_group(groups, wanted, name=name)["metadata"]
-        notes = {marks.DRAIN: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        notes = {names.DRAIN_ANNOTATION: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         patch = {"metadata": {"uid": group["uid"], "annotations": notes}}
         ref = Ref(kind=STATEFUL_SET, name=group["name"], namespace=cluster.namespace)
         await cluster.api.merge_patch(ref, patch, manager=MANAGER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proa_operator.cluster import marks
+from proa_operator import names
 from proa_operator.cluster.apply import stamped
 from proa_operator.names import Role
 from proa_operator.plan import actions as todo
@@ -63,7 +63,7 @@ def _cells(action: Action, applied: Applied) -> list[Cell]:
 
 def _applied(objects: Objects, applied: Applied) -> list[Cell]:
     """The operator writes nothing where the digest of the last apply is the same."""
-    digests = {key_of(item): stamped(item)["metadata"]["annotations"][marks.APPLIED] for item in objects}
+    digests = {key_of(item): stamped(item)["metadata"]["annotations"][names.APPLIED_ANNOTATION] for item in objects}
     return [
         ("Apply", f"{kind} {name}", "change" if (kind, name) in applied else "create")
         for (kind, name), digest in digests.items()

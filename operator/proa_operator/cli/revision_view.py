@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from proa_operator import names
 from proa_operator.cli.errors import NotFound
-from proa_operator.cluster import marks
 from proa_operator.errors import UserError
 from proa_operator.names import Role
 from proa_operator.render import StoredRevision, read_revision
@@ -70,7 +70,7 @@ def _row(
 
 
 def _available(body: Json) -> str:
-    noted = (body["metadata"].get("annotations") or {}).get(marks.AVAILABLE)
+    noted = (body["metadata"].get("annotations") or {}).get(names.AVAILABLE_ANNOTATION)
     if not noted:
         return ""
     return datetime.fromtimestamp(json.loads(noted)["at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

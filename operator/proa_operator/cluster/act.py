@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from proa_operator import names
-from proa_operator.cluster import marks
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.apply import Applier
 from proa_operator.cluster.cache import Cache, Stored
@@ -106,7 +105,7 @@ class Actor:
         body = {
             "apiVersion": POOL.api_version,
             "kind": POOL.name,
-            "metadata": {"name": name, "annotations": {marks.DECLARED: str(action.replicas)}},
+            "metadata": {"name": name, "annotations": {names.DECLARED_ANNOTATION: str(action.replicas)}},
             "spec": {"replicas": action.replicas},
         }
         ref = scope.ref(POOL, name)
@@ -129,10 +128,10 @@ class Actor:
     ) -> None:
         match action:
             case todo.Remember():
-                notes: dict[str, Any] = {marks.MEMO: action.memo.to_text() if action.memo else None}
+                notes: dict[str, Any] = {names.MEMO_ANNOTATION: action.memo.to_text() if action.memo else None}
                 await self._annotate(STATEFUL_SET, action.group, notes, scope)
             case todo.MarkAvailable():
-                notes = {marks.AVAILABLE: available_text(action.at, dict(action.sizes))}
+                notes = {names.AVAILABLE_ANNOTATION: available_text(action.at, dict(action.sizes))}
                 await self._annotate(REVISION, names.revision_name(scope.service.name, action.revision), notes, scope)
             case todo.MarkFailed():
                 notes = {names.FAILED_ANNOTATION: action.reason}
@@ -152,7 +151,7 @@ class Actor:
 
     async def _annotate(self, kind: Kind, name: str, notes: dict[str, Any], scope: Scope, **fields: Any) -> None:
         patch = {"metadata": {"uid": scope.child(kind, name).uid, "annotations": notes}, **fields}
-        answer = await self._api.merge_patch(scope.ref(kind, name), patch, manager=marks.MARKS_MANAGER)
+        answer = await self._api.merge_patch(scope.ref(kind, name), patch, manager=names.MARKS_MANAGER)
         self._cache.put(kind, answer)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from proa_operator import names
-from proa_operator.cluster import marks
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.cache import Cache, ServiceKey, Stored
 from proa_operator.cluster.errors import Gone, Refused
@@ -53,7 +52,7 @@ class Applier:
     def _is_needed(self, body: Json, service: Stored) -> bool:
         meta = body["metadata"]
         old = self._cache.get(KINDS[body["kind"]], service.namespace, meta["name"])
-        if old is None or old.owner != service.uid or old.applied != meta["annotations"][marks.APPLIED]:
+        if old is None or old.owner != service.uid or old.applied != meta["annotations"][names.APPLIED_ANNOTATION]:
             return True
         return self.is_touched(old)
 
@@ -81,7 +80,10 @@ def stamped(wanted: Json) -> Json:
     text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     meta = wanted["metadata"]
-    return {**wanted, "metadata": {**meta, "annotations": {**meta.get("annotations", {}), marks.APPLIED: digest}}}
+    return {
+        **wanted,
+        "metadata": {**meta, "annotations": {**meta.get("annotations", {}), names.APPLIED_ANNOTATION: digest}},
+    }
 
 
 def refusal_of(kind: str, error: Refused | Gone) -> Refusal:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from proa_operator import names
 from proa_operator.api.autoscaling import Mode
 from proa_operator.api.service import ServiceSpec
 from proa_operator.autoscale import gauges
@@ -20,7 +21,6 @@ from proa_operator.autoscale.memory import Memory, from_text, to_text
 from proa_operator.autoscale.readings import DECODE, PREFILL, Readings, num_scraped, readings_of, signals_of
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.source import Source, Unanswered
-from proa_operator.cluster import marks
 from proa_operator.cluster.autoscale_profiles import Profiles
 from proa_operator.cluster.autoscale_view import PoolView, pool_views, pools_of
 from proa_operator.cluster.autoscale_write import Writer, conditions_of, status_part
@@ -182,9 +182,9 @@ class Autoscaler:
         is_due = signals.now - known.remembered_at >= _REMEMBER_SECONDS and _is_worth_keeping(decision)
         for role, view in views.items():
             number = targets[role] if role in moves else view.replicas
-            notes = {marks.AUTOSCALED: str(number)} if view.facts.autoscaled != number else {}
+            notes = {names.AUTOSCALED_ANNOTATION: str(number)} if view.facts.autoscaled != number else {}
             if role is Role.DECODE and (moves or notes or is_due):
-                notes[marks.MEMORY] = to_text(known.memory)
+                notes[names.MEMORY_ANNOTATION] = to_text(known.memory)
                 known.remembered_at = signals.now
             if notes:
                 await self._writer.pool(view, notes, number if role in moves else None)
@@ -215,7 +215,7 @@ class Autoscaler:
         """Somebody else's number is theirs for a while; the decision waits for the next turn, which sees the mark."""
         foreign = [view for view in views.values() if view.is_foreign]
         for view in foreign:
-            notes = {marks.AUTOSCALED: str(view.replicas), marks.MANUAL: str(now)}
+            notes = {names.AUTOSCALED_ANNOTATION: str(view.replicas), names.MANUAL_ANNOTATION: str(now)}
             await self._writer.pool(view, notes)
         return bool(foreign)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from proa_operator import names
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.decide import Decision
 from proa_operator.autoscale.signals import Signals
-from proa_operator.cluster import marks
 from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.autoscale_view import PoolView
 from proa_operator.cluster.cache import Cache, Stored
@@ -44,7 +44,7 @@ class Writer:
         if replicas is not None:
             patch["spec"] = {"replicas": replicas}
         ref = Ref(kind=POOL, name=stored.name, namespace=stored.namespace)
-        self._cache.put(POOL, await self._api.merge_patch(ref, patch, manager=marks.AUTOSCALER_MANAGER))
+        self._cache.put(POOL, await self._api.merge_patch(ref, patch, manager=names.AUTOSCALER_MANAGER))
 
     async def status(self, service: Stored, part: Json, said: tuple[Said, ...], now: float) -> None:
         """Nothing is written when it says nothing new."""
@@ -60,7 +60,7 @@ class Writer:
             {"op": "add", "path": "/status", "value": wanted},
         ]
         ref = Ref(kind=SERVICE, name=service.name, namespace=service.namespace, subresource="status")
-        self._cache.put(SERVICE, await self._api.json_patch(ref, patch, manager=marks.AUTOSCALER_MANAGER))
+        self._cache.put(SERVICE, await self._api.json_patch(ref, patch, manager=names.AUTOSCALER_MANAGER))
 
 
 def conditions_of(signals: Signals, decision: Decision) -> tuple[Said, ...]:

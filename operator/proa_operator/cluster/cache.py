@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from proa_operator import names
-from proa_operator.cluster import marks
 from proa_operator.cluster.facts import Facts, NodeFacts, PodFacts
 from proa_operator.cluster.kinds import NODE, POD, SERVICE, Kind
 from proa_operator.cluster.node_view import NodeView
@@ -140,7 +139,7 @@ def stored_of(kind: Kind, body: Mapping[str, Any]) -> Stored:
         version=int(meta["resourceVersion"]),
         owner=owners[0] if owners else "",
         service=meta["name"] if kind is SERVICE else label,
-        applied=(meta.get("annotations") or {}).get(marks.APPLIED, ""),
+        applied=(meta.get("annotations") or {}).get(names.APPLIED_ANNOTATION, ""),
         touched=touched_at(meta) if label else "",
         facts=facts_of(kind, body),
     )

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from proa_operator import names
-from proa_operator.cluster import marks
 
-_OURS = (names.MANAGER, names.REPLICAS_MANAGER, marks.MARKS_MANAGER)
+_OURS = (names.MANAGER, names.REPLICAS_MANAGER, names.MARKS_MANAGER)
 _CLUSTER = ("kube-", "kubelet", "kwok", "k3s", "cloud-controller-manager", "ttl-controller")
 """Controllers of the cluster: what they write is either theirs or comes from what we applied."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from proa_operator import names
 from proa_operator.api.service import Topology
-from proa_operator.cluster import kinds, marks
+from proa_operator.cluster import kinds
 from proa_operator.cluster.facts import (
     Facts,
     GatewayFacts,
@@ -70,8 +70,8 @@ def _group(body: Json) -> GroupFacts:
         num_pods=body["spec"].get("replicas", 1),
         created_at=seconds_of(meta["creationTimestamp"]),
         is_deleting="deletionTimestamp" in meta,
-        is_drain_requested=marks.DRAIN in notes,
-        memo=notes.get(marks.MEMO, ""),
+        is_drain_requested=names.DRAIN_ANNOTATION in notes,
+        memo=notes.get(names.MEMO_ANNOTATION, ""),
     )
 
 
@@ -80,12 +80,14 @@ def _revision(body: Json) -> RevisionFacts:
     notes = meta.get("annotations") or {}
     kept = {"labels": meta.get("labels") or {}, "name": meta["name"], "annotations": notes}
     bare = {"metadata": kept, "revision": body["revision"], "data": body["data"]}
-    return RevisionFacts(body=bare, available=notes.get(marks.AVAILABLE, ""))
+    return RevisionFacts(body=bare, available=notes.get(names.AVAILABLE_ANNOTATION, ""))
 
 
 def _pool(body: Json) -> PoolFacts:
     notes = body["metadata"].get("annotations") or {}
-    declared, autoscaled, manual_at = (notes.get(mark) for mark in (marks.DECLARED, marks.AUTOSCALED, marks.MANUAL))
+    declared, autoscaled, manual_at = (
+        notes.get(mark) for mark in (names.DECLARED_ANNOTATION, names.AUTOSCALED_ANNOTATION, names.MANUAL_ANNOTATION)
+    )
     spec = body["spec"]
     return PoolFacts(
         role=spec["role"],
@@ -95,7 +97,7 @@ def _pool(body: Json) -> PoolFacts:
         status=body.get("status") or {},
         autoscaled=None if autoscaled is None else int(autoscaled),
         manual_at=None if manual_at is None else float(manual_at),
-        memory=notes.get(marks.MEMORY, ""),
+        memory=notes.get(names.MEMORY_ANNOTATION, ""),
     )
 
 
