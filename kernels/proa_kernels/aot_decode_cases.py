@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.arch import Arch
-from proa_kernels.decode_splits import GQA_TILE, MLA_FEW_HEADS, MLA_MANY_HEADS, DecodeTile, merge_kernel
+from proa_kernels.decode_splits import GQA_TILE, MERGE_COLS, MLA_FEW_HEADS, MLA_MANY_HEADS, DecodeTile, merge_kernel
 from proa_kernels.gqa_decode_triton import gqa_decode_kernel
 from proa_kernels.kv_copy_triton import COLS, kv_copy_kernel
 from proa_kernels.mla_decode_triton import mla_decode_kernel
@@ -71,7 +71,7 @@ def _attention_cases(arch: Arch) -> Iterator[Case]:
             )  # fmt: skip
     parts = {"parts_ptr": "*fp32", "logs_ptr": "*fp32", "out_ptr": "*bf16"}
     for width in (128, 512):
-        constants = {"W": width, "WP": width, "ZP": 8}
+        constants = {"W": width, "WP": MERGE_COLS, "ZP": 8}
         yield make_case(f"merge {width}", merge_kernel, parts, constants, 2, needs=("wide_loads",))
 
 

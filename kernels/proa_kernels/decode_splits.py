@@ -16,10 +16,11 @@ import torch
 import triton
 import triton.language as tl
 
-from proa_kernels.arch import Arch, ArchName, next_power_of_2
+from proa_kernels.arch import Arch, ArchName, ceil_div, next_power_of_2
 
 LOG2_E = 1.4426950408889634
 MAX_SPLITS = 64
+MERGE_COLS = 128  # 64 splits of them fit into the registers of two warps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ GQA_TILE: Mapping[ArchName, DecodeTile] = {
 # A latent row is wide: 32 keys of 576 numbers are 36 KiB. `few` serves up to 16 heads, `many` more.
 MLA_FEW_HEADS: Mapping[ArchName, DecodeTile] = {
     "cpu": _tile(16, 16, 1, 1, 1, 16),
-    "sm90": _tile(16, 32, 4, 3, 2, 64),
+    "sm90": _tile(16, 32, 4, 3, 2, 32),
     "gfx942": _tile(16, 32, 4, 1, 1, 64),
     "gfx950": _tile(16, 32, 4, 2, 1, 64),
 }
@@ -83,11 +84,14 @@ def split_range(length, KEYS: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(scores, peak, total):
-    """Weights of one tile of scores (log2 units), the factor for what was summed before, new peak and new total."""
-    new_peak = tl.maximum(peak, tl.max(scores, 1))
+def softmax_step(scores, scale, peak, total):
+    """Weights of one tile of scores, the factor for what was summed before, new peak (log2 units) and new total.
+
+    `scale` > 0 turns scores into log2 units; it is applied last, so that scaling and subtraction are one operation.
+    """
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
     factor = tl.exp2(peak - new_peak)
-    weights = tl.exp2(scores - new_peak[:, None])
+    weights = tl.exp2(scores * scale - new_peak[:, None])
     return weights, factor, new_peak, total * factor + tl.sum(weights, 1)
 
 
@@ -95,10 +99,13 @@ def softmax_step(scores, peak, total):
 def merge_kernel(
     parts_ptr, logs_ptr, out_ptr, num_splits, W: tl.constexpr, WP: tl.constexpr, ZP: tl.constexpr
 ):  # fmt: skip
-    """out [rows, W] of parts float32 [rows, Z, W] and logs float32 [rows, Z]; an empty split has -inf as its log."""
+    """out [rows, W] of parts float32 [rows, Z, W] and logs float32 [rows, Z], WP columns per program.
+
+    An empty split has -inf as its log.
+    """
     row = tl.program_id(0).to(tl.int64)
     z = tl.arange(0, ZP)
-    w = tl.arange(0, WP)
+    w = tl.program_id(1) * WP + tl.arange(0, WP)
     logs = tl.load(logs_ptr + row * num_splits + z, mask=z < num_splits, other=float("-inf"))
     peak = tl.max(logs, 0)
     shares = tl.exp2(logs - tl.where(peak == float("-inf"), 0.0, peak))
@@ -127,7 +134,7 @@ class Parts:
 
     def merge_into(self, out: torch.Tensor, splits: int) -> None:
         width = out.shape[2]
-        merge_kernel[(out.shape[0] * out.shape[1],)](
-            self.sums, self.logs, out, splits, W=width, WP=next_power_of_2(width), ZP=next_power_of_2(splits),
-            num_warps=2,
+        cols = min(MERGE_COLS, next_power_of_2(width))
+        merge_kernel[(out.shape[0] * out.shape[1], ceil_div(width, cols))](
+            self.sums, self.logs, out, splits, W=width, WP=cols, ZP=next_power_of_2(splits), num_warps=2,
         )  # fmt: skip

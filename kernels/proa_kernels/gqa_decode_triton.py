@@ -42,8 +42,8 @@ def gqa_decode_kernel(
         here = is_key[:, None] & (d < D)[None, :]
         k = tl.load(k_row[:, None] + d[None, :], mask=here, other=0.0)
         v = tl.load(k_row[:, None] + K * PAGE * D + d[None, :], mask=here, other=0.0)
-        scores = tl.where(is_key[None, :], tl.dot(q, tl.trans(k)) * scale, float("-inf"))
-        weights, factor, peak, total = softmax_step(scores, peak, total)
+        scores = tl.where(is_key[None, :], tl.dot(q, tl.trans(k)), float("-inf"))
+        weights, factor, peak, total = softmax_step(scores, scale, peak, total)
         acc = tl.dot(weights.to(v.dtype), v, acc * factor[:, None])
     divisor = tl.where(total > 0.0, total, 1.0)
     out = acc / divisor[:, None]

@@ -53,9 +53,9 @@ def mla_decode_kernel(
         place = cache_ptr + page * size_block + (key % PAGE) * (R + ROT)
         latent = tl.load(place[:, None] + r[None, :], mask=is_key[:, None] & in_r, other=0.0)
         k_rot = tl.load(place[:, None] + R + o[None, :], mask=is_key[:, None] & in_o, other=0.0)
-        scores = tl.dot(q_rot, tl.trans(k_rot), tl.dot(q, tl.trans(latent))) * scale
+        scores = tl.dot(q_rot, tl.trans(k_rot), tl.dot(q, tl.trans(latent)))
         scores = tl.where(is_key[None, :], scores, float("-inf"))
-        weights, factor, peak, total = softmax_step(scores, peak, total)
+        weights, factor, peak, total = softmax_step(scores, scale, peak, total)
         acc = tl.dot(weights.to(latent.dtype), latent, acc * factor[:, None])
     divisor = tl.where(total > 0.0, total, 1.0)
     out = acc / divisor[:, None]

@@ -36,7 +36,7 @@ def gqa_decode(
     inner = tuple(cache_X2KSD.shape[1:])
     if len(inner) != 4 or inner[0] != 2 or inner[3] != q_BHD.shape[2] or q_BHD.shape[1] % max(inner[1], 1):
         raise ValueError(f"cache {tuple(cache_X2KSD.shape)} is no [X, 2, K, S, D] for queries {tuple(q_BHD.shape)}")
-    check_cache(q_BHD, cache_X2KSD)
+    check_cache(q_BHD, cache_X2KSD, scale)
     check_table(q_BHD.shape[0], table_BN, lengths_B)
     out: torch.Tensor = torch.ops.proa.gqa_decode(q_BHD, cache_X2KSD, table_BN, lengths_B, scale)
     return out
@@ -61,13 +61,15 @@ def mla_decode(
     width = q_BHR.shape[2] + q_BHO.shape[2]
     if cache_XSC.dim() != 3 or cache_XSC.shape[2] != width:
         raise ValueError(f"cache must be [X, S, {width}], not {tuple(cache_XSC.shape)}")
-    check_cache(q_BHR, cache_XSC)
+    check_cache(q_BHR, cache_XSC, scale)
     check_table(q_BHR.shape[0], table_BN, lengths_B)
     out: torch.Tensor = torch.ops.proa.mla_decode(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale)
     return out
 
 
-def check_cache(q: torch.Tensor, cache: torch.Tensor) -> None:
+def check_cache(q: torch.Tensor, cache: torch.Tensor, scale: float) -> None:
+    if not scale > 0:
+        raise ValueError(f"the scale of the scores must be positive, not {scale}")
     kinds = FLOATS if q.device.type == "cpu" else HALVES
     if q.dtype not in kinds or cache.dtype != q.dtype:
         raise ValueError(f"no attention of {q.dtype} queries over a {cache.dtype} cache on {q.device.type}")

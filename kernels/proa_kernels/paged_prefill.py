@@ -35,7 +35,7 @@ def gqa_prefill(
     inner = tuple(cache_X2KSD.shape[1:])
     if len(inner) != 4 or inner[0] != 2 or inner[3] != q_THD.shape[2] or q_THD.shape[1] % max(inner[1], 1):
         raise ValueError(f"cache {tuple(cache_X2KSD.shape)} is no [X, 2, K, S, D] for queries {tuple(q_THD.shape)}")
-    check_cache(q_THD, cache_X2KSD)
+    check_cache(q_THD, cache_X2KSD, scale)
     check_table(prefixes_C.shape[0], table_CN, prefixes_C)
     if tuple(starts.shape) != (prefixes_C.shape[0] + 1,) or starts.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"starts must be {prefixes_C.shape[0] + 1} integers, not {starts.dtype} {tuple(starts.shape)}")

@@ -20,7 +20,7 @@ from proa_kernels.decode_splits import LOG2_E, DecodeTile, softmax_step
 
 PREFILL_TILE: Mapping[ArchName, DecodeTile] = {
     "cpu": DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1),
-    "sm90": DecodeTile(rows=128, keys=64, num_warps=8, num_stages=3),
+    "sm90": DecodeTile(rows=64, keys=64, num_warps=4, num_stages=4),
     "gfx942": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=1),
     "gfx950": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=2),
 }
@@ -44,10 +44,10 @@ def _add_keys(
     place = cache_ptr + (page * size_block + (kv_head * PAGE + key % PAGE) * D)[:, None] + d[None, :]
     k = tl.load(place, mask=here, other=0.0)
     v = tl.load(place + K * PAGE * D, mask=here, other=0.0)
-    scores = tl.dot(q, tl.trans(k)) * scale
+    scores = tl.dot(q, tl.trans(k))
     if IS_MASKED:
         scores = tl.where(key[None, :] <= last[:, None], scores, float("-inf"))
-    weights, factor, peak, total = softmax_step(scores, peak, total)
+    weights, factor, peak, total = softmax_step(scores, scale, peak, total)
     return peak, total, tl.dot(weights.to(v.dtype), v, acc * factor[:, None])
 
 

@@ -174,6 +174,12 @@ def test_bad_mla_input_is_named(change: dict[str, torch.Tensor], message: str):
         mla_decode(a["q_latent"], a["q_rotated"], a["cache"], table, lengths, SCALE)
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_that_is_not_positive_is_named(scale: float):
+    with pytest.raises(ValueError, match="must be positive"):
+        gqa_decode(*gqa_case(4, 2, 16, [5], torch.float32), scale)
+
+
 def test_ops_have_fake_versions_with_the_same_shapes():
     gqa = (*gqa_case(4, 2, 16, [5, 20], torch.float32), SCALE)
     mla = (*mla_case(4, 16, 16, [5, 20], torch.float32), SCALE)
