@@ -82,9 +82,8 @@ def test_the_operator_scales(
         api.until(partial(_is_fresh, api, namespace, "True"), what="fresh metrics", seconds=SETTLE_SECONDS)
         prometheus.script = dict(LOADED)
         api.until(lambda: replicas(api, namespace, "prefill") > 1, what="growth", seconds=SETTLE_SECONDS)
-        found = await_settled(api, namespace)
-        assert found["status"]["autoscaler"]["hasProfile"] is True
-        assert found["status"]["pools"]["prefill"]["routable"] == replicas(api, namespace, "prefill")
+        api.until(partial(_has_grown, api, namespace), what="the new groups to be routable", seconds=SETTLE_SECONDS)
+        assert service(api, namespace)["status"]["autoscaler"]["hasProfile"] is True
         events = api.get("events", namespace=namespace)["items"]
         assert "ScaledUp" in {event["reason"] for event in events}
         _outage(api, namespace, prometheus)
@@ -93,6 +92,11 @@ def test_the_operator_scales(
         labels = f'namespace="{namespace}",service="tiny"'
         assert samples[f"proa_autoscaler_metrics_fresh{{{labels}}}"] == 1.0
         assert operator.stop() == 0
+
+
+def _has_grown(api: ControlPlane, namespace: str) -> bool:
+    routable: int = service(api, namespace)["status"]["pools"]["prefill"]["routable"]
+    return routable == replicas(api, namespace, "prefill") > 1
 
 
 def _is_fresh(api: ControlPlane, namespace: str, status: str) -> bool:

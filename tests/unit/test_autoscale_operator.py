@@ -292,13 +292,30 @@ async def test_the_log_holds_a_record_that_replays(caplog: pytest.LogCaptureFixt
     assert all(replay(record).differences == () for record in records)
 
 
-async def test_a_round_for_a_thousand_services_takes_less_than_a_second() -> None:
+async def test_a_thousand_services_are_decided_within_a_second() -> None:
     world = World()
-    await world.rounds(3, **CALM)
-    known = world.autoscaler._known["default", "tiny"]
-    started = time.process_time()
-    for _ in range(100):
-        known.due = 0.0
-        world.now += 15.0
+    bodies = [world.api.objects[key] for key in list(world.api.objects)]
+    for number in range(1000):
+        for body in bodies:
+            text = json.dumps(body).replace('"tiny', f'"s{number}').replace("uid-tiny", f"uid-s{number}")
+            world._put(json.loads(text))
+    place = {"namespace": "default"}
+    everything = {
+        query: [
+            ({**labels, **place, "service": f"s{number}"}, value) for number in range(1000) for labels, value in rows
+        ]
+        for query, rows in answers(**CALM).items()
+    }
+    world.read = lambda: _at_once(everything)  # type: ignore[method-assign]
+    took = []
+    for _ in range(4):  # the first round writes; the best of the others counts, for other work shares the cores
+        started = time.process_time()
         await world.autoscaler.round(world.now)
-    assert (time.process_time() - started) * 10 < 2.0
+        took.append(time.process_time() - started)
+        world.now += PERIOD
+    assert len(world.autoscaler._known) == 1001
+    assert min(took[1:]) < 1.0
+
+
+async def _at_once(answer: Any) -> Any:
+    return answer

@@ -17,12 +17,15 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> Any:
     """Plain JSON of a dataclass, tuple, number, text or None. ValueError for a number that JSON does not have."""
-    if is_dataclass(value):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a JSON number")
+        return value
+    if kind is tuple:
         return [to_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a JSON number")
+    if names := _names(kind):
+        return {name: to_json(getattr(value, name)) for name in names}
     return str(value) if isinstance(value, StrEnum) else value
 
 
@@ -72,6 +75,12 @@ def _leaf(kind: Any, found: Any, where: str) -> Any:
     if not isinstance(found, allowed) or (isinstance(found, bool) and kind is not bool):
         raise UserError(f"{where}: {found!r} is not of type {kind.__name__}")
     return found
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Fields of a dataclass; none of anything else."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 @cache

@@ -96,6 +96,7 @@ class Autoscaler:
         readings, trouble = await self._readings()
         for key in due:
             await self._one(key, *scaled[key], readings.get(key, Readings()), trouble, now)
+            await asyncio.sleep(0)  # a round of a thousand services takes a second: others want to run in it
 
     def _forget(self, keys: set[ServiceKey]) -> None:
         for key in keys:
@@ -196,8 +197,9 @@ class Autoscaler:
         reason, text = decision.outcome.reason, describe(signals, decision)
         present = Targets(prefill=signals.prefill.desired, decode=signals.decode.desired)
         is_move = decision.targets != present
-        extra = {"service": "/".join(key), "decision": json.dumps(decision.record, separators=(",", ":"))}
-        log.log(logging.INFO if is_move else logging.DEBUG, "autoscaler decision", extra=extra)
+        if is_move or log.isEnabledFor(logging.DEBUG):
+            extra = {"service": "/".join(key), "decision": json.dumps(decision.record, separators=(",", ":"))}
+            log.log(logging.INFO if is_move else logging.DEBUG, "autoscaler decision", extra=extra)
         if is_move:
             verb = _MOVES.get(reason, "Scaled") if config.policy.stance is Stance.ACTIVE else "ScalingAdvised"
             await self._say(service, Note(type=EventType.NORMAL, reason=verb, message=text), signals.now)
