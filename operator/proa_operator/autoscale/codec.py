@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> Any:
     """Plain JSON of a dataclass, tuple, number, text or None. ValueError for a number that JSON does not have."""
-    kind: type[object] = type(value)
+    kind: Any = type(value)
     if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a JSON number")
