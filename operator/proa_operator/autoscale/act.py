@@ -122,17 +122,26 @@ def _down(memory: Memory, signals: Signals, config: Config, present: Targets) ->
         replace(present, decode=_stepped(present.decode, decode, config)),
     )
     spares = (1.0 - prefill / max(1, present.prefill), 1.0 - decode / max(1, present.decode))
-    steps = zip(spares, fewer, (memory.prefill_down_at, memory.decode_down_at), strict=True)
+    num_spares = (present.prefill - prefill, present.decode - decode)
+    steps = zip(spares, num_spares, fewer, (memory.prefill_down_at, memory.decode_down_at), strict=True)
     pause = config.policy.down_pause_fraction * config.policy.down_window_seconds
     is_paused = False
-    for _, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
+    for _, num_spare, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
         is_pinned = _respecting_pins(step, present, signals, config) == present
         if step == present or is_pinned or not _keeps_ratio(step, config):
+            continue
+        if num_spare == 1 and _has_just_grown(memory, signals, config):
+            is_paused = True
             continue
         if at is None or signals.now - at >= pause:
             return step, False
         is_paused = True
     return present, is_paused
+
+
+def _has_just_grown(memory: Memory, signals: Signals, config: Config) -> bool:
+    """Within two down windows. One group too many is then kept: noise would soon ask for it again."""
+    return memory.up_at is not None and signals.now - memory.up_at < 2.0 * config.policy.down_window_seconds
 
 
 def _stepped(present: int, wanted: int, config: Config) -> int:

@@ -69,7 +69,9 @@ class Policy:
     down_slack: float = 0.15
     """Part of both objectives that the smaller pools must leave free."""
     drain_seconds: float = 10.0
-    """Within this, twice the TTFT objective, or a start-up, whichever is longest, a backlog has to be gone."""
+    """Within this, or within twice the TTFT objective, a backlog has to be gone."""
+    drain_startups: float = 0.75
+    """The same in start-up times; the longest counts."""
     settle_startups: float = 1.5
     """Start-up times after a step up within which nothing shrinks."""
     min_samples: int = 20

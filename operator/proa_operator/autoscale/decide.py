@@ -68,7 +68,8 @@ def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     rates = _rates(memory, signals, lengths)
     steady = steady_of(rates, lengths, config.policy.period_seconds)
     horizon = max(config.prefill.startup, config.decode.startup) + config.policy.period_seconds
-    forecast = steady.rate + rise_of(rates, min(horizon, _FORECAST_SECONDS))
+    rise = rise_of(rates, min(horizon, _FORECAST_SECONDS), config.policy.period_seconds)
+    forecast = steady.rate + rise
     demand = demand_of(signals, forecast, steady.lengths, config)
     model = update(model, signals, demand, config)
     solution = solve(_awake(demand, signals), model, config, signals)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
-from proa_operator.autoscale.steady import Sample
+from proa_operator.autoscale.steady import Sample, rate_error
 
 TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
 """Lengths where no request has been seen yet."""
@@ -66,7 +65,7 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     """
     mean_prompt = sum(bucket.weight * bucket.prompt_tokens for bucket in lengths)
     startup = max(config.prefill.startup, config.decode.startup)
-    drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds, startup)
+    drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds, config.policy.drain_startups * startup)
     backlog = signals.backlog_tokens / mean_prompt / drain
     return Demand(
         requests_per_second=max(0.0, forecast) + max(0.0, backlog),
@@ -75,24 +74,23 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     )
 
 
-def rise_of(samples: tuple[Sample, ...], horizon_seconds: float) -> float:
-    """What the rate gains within `horizon_seconds` when it goes on rising as it surely did: in the older half of the
-    samples and in the newer one. A step rises in one of them only, and noise rarely in both. Never below 0: shrinking
-    has windows of its own.
+def rise_of(samples: tuple[Sample, ...], horizon_seconds: float, period_seconds: float) -> float:
+    """What the rate gains within `horizon_seconds` when it goes on rising as it did, by the flatter half of the past.
+
+    A step rises in one half only. A gain below the standard error of a sample is taken for noise. Never below 0:
+    shrinking has windows of its own.
     """
     middle = len(samples) // 2
     if middle < 4:
         return 0.0
-    return max(0.0, min(_sure_slope(samples[:middle]), _sure_slope(samples[middle:]))) * horizon_seconds
+    gain = min(_slope(samples[:middle]), _slope(samples[middle:])) * horizon_seconds
+    return gain if gain > rate_error(samples[-1].rate, period_seconds) else 0.0
 
 
-def _sure_slope(samples: tuple[Sample, ...]) -> float:
-    """Of the least-squares line, less its standard error."""
-    rates = [(sample.at, sample.rate) for sample in samples]
-    count = len(rates)
-    mean_at = sum(at for at, _ in rates) / count
-    mean_rate = sum(rate for _, rate in rates) / count
-    spread = sum((at - mean_at) ** 2 for at, _ in rates)
-    slope = sum((at - mean_at) * (rate - mean_rate) for at, rate in rates) / spread
-    errors = sum((rate - mean_rate - slope * (at - mean_at)) ** 2 for at, rate in rates)
-    return slope - math.sqrt(errors / (count - 2) / spread)
+def _slope(samples: tuple[Sample, ...]) -> float:
+    """Of the least-squares line through the rates."""
+    count = len(samples)
+    mean_at = sum(sample.at for sample in samples) / count
+    mean_rate = sum(sample.rate for sample in samples) / count
+    spread = sum((sample.at - mean_at) ** 2 for sample in samples)
+    return sum((sample.at - mean_at) * (sample.rate - mean_rate) for sample in samples) / spread

@@ -54,13 +54,12 @@ def sample_of(now: float, rate: float, lengths: Lengths) -> Sample:
 def steady_of(samples: tuple[Sample, ...], lengths: Lengths, period_seconds: float) -> Steady:
     """`lengths` are those of the newest sample; all prompts are stretched to the mean of the averaged samples."""
     now = samples[-1]
-    window = _PERIODS_OF_A_SAMPLE * period_seconds
-    count = max(1.0, now.rate * window)
+    count = max(1.0, now.rate * _PERIODS_OF_A_SAMPLE * period_seconds)
     prompt_squared = sum(bucket.weight * bucket.prompt_tokens**2 for bucket in lengths)
     output_squared = sum(bucket.weight * bucket.output_tokens**2 for bucket in lengths)
     prompt_error = math.sqrt(max(0.0, prompt_squared - now.prompt**2) / count)
     output_error = math.sqrt(max(0.0, output_squared - now.output**2) / count)
-    rate = _mean_alike([sample.rate for sample in samples], math.sqrt(count) / window)
+    rate = _mean_alike([sample.rate for sample in samples], rate_error(now.rate, period_seconds))
     prompt = _mean_alike([sample.prompt for sample in samples], prompt_error) / now.prompt
     output = _mean_alike([sample.output for sample in samples], output_error) / now.output
     stretched = tuple(
@@ -68,6 +67,12 @@ def steady_of(samples: tuple[Sample, ...], lengths: Lengths, period_seconds: flo
         for bucket in lengths
     )
     return Steady(rate=rate, lengths=stretched)
+
+
+def rate_error(rate: float, period_seconds: float) -> float:
+    """Standard error of a sample's rate, requests per second, for Poisson arrivals."""
+    window = _PERIODS_OF_A_SAMPLE * period_seconds
+    return math.sqrt(max(1.0, rate * window)) / window
 
 
 def _mean_alike(values: list[float], error: float) -> float:
