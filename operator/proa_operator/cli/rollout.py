@@ -14,11 +14,12 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from proa_operator import names
-from proa_operator.cli.cluster import MANAGER, connected
+from proa_operator.cli.cluster import MANAGER, Cluster, connected
 from proa_operator.cli.output import Output, grid, show
 from proa_operator.cli.revision_view import RevisionRow, revision_rows
 from proa_operator.cli.status_view import ServiceView, age, view_of
 from proa_operator.cli.waiting import Timeout, Wait, until
+from proa_operator.cli.watching import Watch, follow
 from proa_operator.cli.where import Context, Format, Kubeconfig, Name, Namespace, Where
 from proa_operator.cluster.api import Ref
 from proa_operator.cluster.kinds import REVISION, SERVICE
@@ -59,6 +60,7 @@ def rollout_status(
     name: Name,
     wait: Wait = False,
     timeout: Timeout = 1800.0,
+    watch: Watch = False,
     namespace: Namespace = None,
     output: Format = Output.TABLE,
     context: Context = None,
@@ -66,6 +68,8 @@ def rollout_status(
 ) -> None:
     """Show each revision: what changed with it, whether it serves or failed, and the progress of the present one."""
     where = Where(namespace=namespace, context=context, kubeconfig=kubeconfig)
+    if watch:
+        asyncio.run(_follow(where, name, output))
     view = asyncio.run(_status(where, name, timeout if wait else None))
     show(view, output, lambda: table_of(view, time.time()))
 
@@ -85,6 +89,12 @@ def rollout_restart(
     show({"service": name, "restart": at}, output, lambda: f"{name} rolls out anew: proa rollout {name} shows how far")
 
 
+async def _follow(where: Where, name: str, output: Output) -> None:
+    """Until an interrupt."""
+    async with connected(where) as cluster:
+        await follow(lambda: _view(cluster, name), output, lambda view: table_of(view, time.time()))
+
+
 async def _status(where: Where, name: str, seconds: float | None) -> RolloutView:
     async with connected(where) as cluster:
 
@@ -93,8 +103,12 @@ async def _status(where: Where, name: str, seconds: float | None) -> RolloutView
 
         if seconds is not None:
             await until(missing, seconds=seconds, what=f"the rollout of {name}")
-        body = await cluster.service(name)
-        stored = await cluster.owned(REVISION, body)
+        return await _view(cluster, name)
+
+
+async def _view(cluster: Cluster, name: str) -> RolloutView:
+    body = await cluster.service(name)
+    stored = await cluster.owned(REVISION, body)
     return RolloutView(service=view_of(body), revisions=revision_rows(stored, body.get("status") or {}))
 
 

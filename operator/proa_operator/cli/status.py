@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
-from rich.live import Live
 
 from proa_operator.cli.cluster import Cluster, connected
-from proa_operator.cli.output import Output, as_text, console, show
+from proa_operator.cli.output import Output, show
 from proa_operator.cli.status_table import detail, overview
 from proa_operator.cli.status_view import ServiceView, view_of
+from proa_operator.cli.watching import Watch, follow
 from proa_operator.cli.where import AllNamespaces, Context, Format, Kubeconfig, Namespace, Where
 from proa_operator.cluster.kinds import SERVICE
-
-WATCH_SECONDS = 2.0
 
 
 def status(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One service, in full.")] = None,
     namespace: Namespace = None,
     all_namespaces: AllNamespaces = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show changes until Ctrl-C.")] = False,
+    watch: Watch = False,
     output: Format = Output.TABLE,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -49,10 +47,8 @@ async def _status(where: Where, name: str | None, output: Output, *, is_everywhe
 
         if not is_watched:
             _show(await read(), name, output)
-        elif output is Output.TABLE and console().is_terminal:
-            await _live(read, name)
         else:
-            await _changes(read, name, output)
+            await follow(read, output, lambda views: _table(views, name), lambda views: _value(views, name))
 
 
 async def _views(cluster: Cluster, name: str | None, namespace: str) -> list[ServiceView]:
@@ -73,28 +69,3 @@ def _value(views: Sequence[ServiceView], name: str | None) -> Any:
 
 def _table(views: Sequence[ServiceView], name: str | None) -> RenderableType:
     return detail(views[0], time.time()) if name else overview(views, time.time())
-
-
-Read = Callable[[], Awaitable[list[ServiceView]]]
-
-
-async def _live(read: Read, name: str | None) -> None:
-    """In place, until an interrupt."""
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
-        while True:
-            live.update(_table(await read(), name), refresh=True)
-            await asyncio.sleep(WATCH_SECONDS)
-
-
-async def _changes(read: Read, name: str | None, output: Output) -> None:
-    """One after the other, until an interrupt."""
-    shown: Any = None
-    while True:
-        views = await read()
-        if views != shown:
-            shown = views
-            if output is Output.YAML:
-                typer.echo(f"---\n{as_text(_value(views, name), output)}")
-            else:
-                _show(views, name, output)
-        await asyncio.sleep(WATCH_SECONDS)
