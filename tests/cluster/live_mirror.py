@@ -20,7 +20,7 @@ from tests.unit.plan_invariants import Broken, Invariants
 from tests.unit.plan_world import Pod, Set, World
 
 KINDS = ("Pod", "StatefulSet", "ControllerRevision", "WorkerPool", "DisaggregatedService", "Node")
-MEMO, DECLARED, PROTOCOL = "proa.dev/memo", "proa.dev/declared-replicas", "SMG_PAIRING_PROTOCOL"
+PROTOCOL = "SMG_PAIRING_PROTOCOL"
 LAG_SECONDS = 1.0
 Work = Mapping[str, tuple[int, int]]
 
@@ -73,13 +73,13 @@ class Mirror(World):
 
     def _see_pool(self, body: Document) -> None:
         role = Role(body["metadata"]["labels"][names.ROLE_LABEL])
-        declared = (body["metadata"].get("annotations") or {}).get(DECLARED)
+        declared = (body["metadata"].get("annotations") or {}).get(names.DECLARED_ANNOTATION)
         if (replicas := body["spec"].get("replicas")) is not None:
             self.pools[role] = PoolState(role=role, replicas=replicas, declared=declared and int(declared))
 
     def _see_set(self, body: Document, *, is_there: bool) -> Action | None:
         meta = body["metadata"]
-        known, memo = self.sets.get(meta["name"]), (meta.get("annotations") or {}).get(MEMO, "{}")
+        known, memo = self.sets.get(meta["name"]), (meta.get("annotations") or {}).get(names.MEMO_ANNOTATION, "{}")
         is_deleting = not is_there or "deletionTimestamp" in meta
         if known is None or (known.is_deleting and not is_deleting):
             self.sets[meta["name"]] = set_of(body, self.now)
@@ -188,7 +188,7 @@ def set_of(body: Document, now: float) -> Set:
         num_pods=spec["replicas"],
         gpus=int(resources.get("limits", {}).get("amd.com/gpu", 0)),
         created_at=now,
-        memo=GroupMemo.from_text((meta.get("annotations") or {}).get(MEMO, "{}")),
+        memo=GroupMemo.from_text((meta.get("annotations") or {}).get(names.MEMO_ANNOTATION, "{}")),
     )
 
 

@@ -83,6 +83,7 @@ class Pod:
     is_loaded: bool = False
     is_routable: bool = False
     route_reason: RouteReason | None = None
+    unrouted_at: float | None = None
     probe: ProbeResult = ProbeResult.UNKNOWN
     probed_at: float | None = None
     unschedulable_since: float | None = None
@@ -159,6 +160,8 @@ class World:
         self.load_per_leader = 2
         self.drain_seconds = 5.0
         self.lease_seconds = 3.0
+        self.write_seconds = 0.0
+        """How long after its plan a cordon takes effect."""
         self.gateway_seconds = 40.0
         self.are_followers_silent = False
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -468,6 +471,8 @@ class World:
         pod = self.pods[action.pod]
         was_routable = pod.is_routable
         pod.is_routable, pod.route_reason = action.is_routable, action.reason
+        if was_routable is not pod.is_routable:
+            pod.unrouted_at = None if pod.is_routable else self.now + self.write_seconds
         if pod.is_routable and not was_routable and pod.ordinal == 0:
             self.sets[pod.set_name].has_served = True
             pod.running, pod.stepped_at = self.load_per_leader, self.now
@@ -562,6 +567,7 @@ class World:
             is_loaded=pod.is_loaded,
             is_routable=pod.is_routable,
             route_reason=pod.route_reason,
+            unrouted_at=pod.unrouted_at,
             probe=pod.probe,
             probed_at=pod.probed_at,
             unschedulable_since=pod.unschedulable_since,

@@ -84,6 +84,13 @@ def test_a_reason_that_others_wrote_counts_as_none() -> None:
     assert observed(body).groups[0].pods[0].route_reason is None
 
 
+@pytest.mark.parametrize(("status", "unrouted_at"), [("True", None), ("False", 1769817660.0)])
+def test_since_when_a_pod_is_not_routable(status: str, unrouted_at: float | None) -> None:
+    body = pod_body(routable=status)
+    body["status"]["conditions"][-1]["lastTransitionTime"] = LOADED_SINCE
+    assert observed(body).groups[0].pods[0].unrouted_at == unrouted_at
+
+
 def pool_body(**spec: Any) -> dict[str, Any]:
     notes = {names.DECLARED_ANNOTATION: "2"}
     whole = {"service": "tiny", "role": "decode", **spec}

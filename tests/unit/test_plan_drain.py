@@ -57,6 +57,17 @@ def test_phases_in_order() -> None:
     assert steps(world, start) == ["Cordoned", "route off", "Draining", "tell worker", "delete"]
 
 
+def test_a_worker_is_told_only_when_its_cordon_has_been_there_for_long_enough() -> None:
+    """A hundred cordons take their time: the last one is written long after its drain began."""
+    world = installed()
+    world.write_seconds, told = 15.0, []
+    world.watchers.append(lambda world, action: told.append(world.now) if isinstance(action, DrainWorker) else None)
+    begun = world.now
+    scaled_in(world)
+    assert world.run(90, until=lambda: is_settled(world))
+    assert [at - begun for at in told] == [world.write_seconds + world.settings.settle_seconds]
+
+
 def test_the_victim_has_the_fewest_leases_and_requests() -> None:
     world = installed()
     leaders = [pod for pod in world.pods.values() if world.sets[pod.set_name].role is Role.PREFILL]

@@ -44,6 +44,8 @@ class PodFacts:
     routable: str = ""
     """Status of the condition proa.dev/routable; empty while there is none."""
     route_reason: str = ""
+    unrouted_at: float | None = None
+    """When that condition became False; None while it is not."""
     unschedulable_since: float | None = None
     unschedulable_message: str = ""
     num_restarts: int = 0

@@ -168,6 +168,7 @@ def _pod(child: Stored, facts: PodFacts, around: Surroundings) -> PodState:
         is_loaded=bool(facts.loaded_since),
         is_routable=facts.routable == "True",
         route_reason=_route_reason(facts),
+        unrouted_at=facts.unrouted_at,
         probe=probe.result if probe is not None and is_current else ProbeResult.UNKNOWN,
         probed_at=probe.ended_at if probe is not None and is_current else None,
         unschedulable_since=facts.unschedulable_since,

@@ -41,6 +41,7 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
         loaded_since=_true_since(held.get("ContainersReady")),
         routable=routable.get("status", ""),
         route_reason=routable.get("reason", ""),
+        unrouted_at=_false_since(routable),
         unschedulable_since=since,
         unschedulable_message=why,
         num_restarts=sum(found.get("restartCount", 0) for found in containers),
@@ -115,6 +116,11 @@ def _true_since(condition: Json | None) -> str:
     if condition is None or condition["status"] != "True":
         return ""
     return condition.get("lastTransitionTime") or "always"
+
+
+def _false_since(condition: Json) -> float | None:
+    since = condition.get("lastTransitionTime")
+    return datetime.fromisoformat(since).timestamp() if since and condition["status"] == "False" else None
 
 
 def _unschedulable(condition: Json | None) -> tuple[float | None, str]:

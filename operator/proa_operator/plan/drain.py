@@ -39,7 +39,7 @@ def advance(situation: Situation) -> Steps:
 
 def _advance(situation: Situation, standing: Standing, drain: Drain) -> Steps:
     deadline = drain.since + situation.spec.drain.timeout_seconds
-    told_at = drain.since + situation.settings.settle_seconds
+    told_at = _settled_at(situation, standing, drain)
     if not standing.may_work:
         yield from _delete(standing, EventType.NORMAL, f"deleting group {standing.group.name}: its workers are gone")
     elif situation.now >= deadline:
@@ -56,7 +56,7 @@ def _advance(situation: Situation, standing: Standing, drain: Drain) -> Steps:
 
 def _wait(situation: Situation, standing: Standing, drain: Drain, deadline: float) -> Steps:
     """Only answers that were given after the cordon took effect count."""
-    told_at = drain.since + situation.settings.settle_seconds
+    told_at = _settled_at(situation, standing, drain)
     loads = _loads(standing)
     is_idle = bool(loads) and all(load.seen_at >= told_at and not (load.running or load.waiting) for load in loads)
     if not is_idle:
@@ -73,6 +73,14 @@ def _wait(situation: Situation, standing: Standing, drain: Drain, deadline: floa
         yield from _delete(standing, EventType.NORMAL, f"group {standing.group.name} is drained: deleting it")
     else:
         yield Wake(at=min(deadline, expired_at) if expired_at > situation.now else deadline)
+
+
+def _settled_at(situation: Situation, standing: Standing, drain: Drain) -> float:
+    """When the gateway sends nothing more: with many drains at a time the last cordon is written long after `since`."""
+    if any(pod.is_routable for pod in standing.live):
+        return situation.now + situation.settings.settle_seconds
+    cordoned = [pod.unrouted_at for pod in standing.live if pod.unrouted_at is not None]
+    return max([drain.since, *cordoned]) + situation.settings.settle_seconds
 
 
 def _loads(standing: Standing) -> list[WorkerLoad]:

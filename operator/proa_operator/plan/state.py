@@ -92,6 +92,8 @@ class PodState:
     """Condition `proa.dev/routable` is True."""
     route_reason: RouteReason | None = None
     """That condition's reason; None while the pod has no such condition."""
+    unrouted_at: float | None = None
+    """When that condition became False; None while it is not."""
     probe: ProbeResult = ProbeResult.UNKNOWN
     probed_at: float | None = None
     """When that probe ended."""
