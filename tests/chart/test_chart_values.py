@@ -95,6 +95,16 @@ def test_prometheus_may_scrape(render: Render) -> None:
     assert _one(objects, "PodMonitor")["metadata"]["labels"]["release"] == "prometheus"
 
 
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://prometheus.monitoring:9090", 9090), ("https://p.example/x", 443), ("http://p", 80)]
+)
+def test_the_autoscaler_may_ask_prometheus(render: Render, url: str, port: int) -> None:
+    objects = render(f"--set=metrics.prometheus.url={url}")
+    assert _env(objects)["PROA_PROMETHEUS_URL"] == url
+    assert {"ports": [{"protocol": "TCP", "port": port}]} in _one(objects, "NetworkPolicy")["spec"]["egress"]
+    assert "PROA_PROMETHEUS_URL" not in _env(render())
+
+
 def test_nobody_scrapes_by_default(render: Render) -> None:
     objects = render()
     assert "ingress" not in _one(objects, "NetworkPolicy")["spec"]

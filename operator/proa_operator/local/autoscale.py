@@ -135,6 +135,7 @@ async def autoscaled(
         stack.callback(server.shutdown)
         stack.push_async_callback(fleet.close)
         source = await _source(stack, plan, scaling, fleet, supervisor, windows, (scrape, port))
+        (plan.state_dir / RECORDS).write_bytes(b"")  # as the log files, anew with each start
         view.say(f"autoscaling ({config.policy.stance.value}); records in {plan.state_dir / RECORDS}")
         yield Autoscaler(plan, config, fleet, source, view)
 
