@@ -20,6 +20,7 @@ from proa_operator.cluster.autoscale_write import Writer
 from proa_operator.cluster.cache import Cache
 from proa_operator.cluster.errors import Conflict
 from proa_operator.cluster.events import Events
+from prometheus_client import REGISTRY
 
 from tests.unit.cluster_api import FakeApi
 from tests.unit.cluster_objects import meta, owned, service_body
@@ -319,3 +320,28 @@ async def test_a_thousand_services_are_decided_within_a_second() -> None:
 
 async def _at_once(answer: Any) -> Any:
     return answer
+
+
+async def test_a_service_that_is_gone_leaves_no_metrics() -> None:
+    world = World()
+    await world.rounds(2, **CALM)
+    series = {"namespace": "default", "service": "tiny"}
+    assert REGISTRY.get_sample_value("proa_autoscaler_metrics_fresh", series) == 1.0
+    world.cache.remove(kinds.SERVICE, "default", "tiny", "uid-tiny")
+    await world.autoscaler.round(world.now)
+    assert REGISTRY.get_sample_value("proa_autoscaler_metrics_fresh", series) is None
+    world._put(service_body(version=9000, slo=SLO))
+    await world.autoscaler.round(world.now + 60)
+    assert not world.autoscaler._known
+
+
+async def test_a_defect_in_one_service_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("proa_operator.cluster.autoscale.decide", broken)
+    world = World()
+    assert await world.rounds(2, **LOADED) == [(1, 1), (1, 1)]
+    assert "decision failed" in caplog.text
