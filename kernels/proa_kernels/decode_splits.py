@@ -48,7 +48,7 @@ def _tile(rows: int, keys: int, num_warps: int, num_stages: int, programs_per_cu
 
 GQA_TILE: Mapping[ArchName, DecodeTile] = {
     "cpu": _tile(16, 16, 1, 1, 1, 16),
-    "sm90": _tile(16, 64, 4, 3, 4, 128),
+    "sm90": _tile(16, 64, 4, 2, 4, 128),
     "gfx942": _tile(16, 64, 4, 2, 2, 128),
     "gfx950": _tile(16, 64, 4, 2, 2, 128),
 }
@@ -61,7 +61,7 @@ MLA_FEW_HEADS: Mapping[ArchName, DecodeTile] = {
 }
 MLA_MANY_HEADS: Mapping[ArchName, DecodeTile] = {
     "cpu": _tile(32, 16, 1, 1, 1, 16),
-    "sm90": _tile(64, 64, 8, 2, 1, 128),
+    "sm90": _tile(64, 32, 8, 3, 1, 128),
     "gfx942": _tile(32, 32, 4, 1, 1, 128),
     "gfx950": _tile(32, 32, 4, 2, 1, 128),
 }

@@ -34,11 +34,15 @@ def gqa_decode_kernel(
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DP], tl.float32)
+    table = table_ptr + b * table_width
+    key = start + tl.arange(0, KEYS)
+    page = tl.load(table + key // PAGE, mask=key < end, other=0)
     for first in range(start, end, KEYS):
         key = first + tl.arange(0, KEYS)
         is_key = key < end
-        page = tl.load(table_ptr + b * table_width + key // PAGE, mask=is_key, other=0).to(tl.int64)
-        k_row = cache_ptr + page * size_block + (kv_head * PAGE + key % PAGE) * D
+        here_page = page.to(tl.int64)
+        page = tl.load(table + (key + KEYS) // PAGE, mask=key + KEYS < end, other=0)  # one tile ahead of its keys
+        k_row = cache_ptr + here_page * size_block + (kv_head * PAGE + key % PAGE) * D
         here = is_key[:, None] & (d < D)[None, :]
         k = tl.load(k_row[:, None] + d[None, :], mask=here, other=0.0)
         v = tl.load(k_row[:, None] + K * PAGE * D + d[None, :], mask=here, other=0.0)

@@ -46,11 +46,15 @@ def mla_decode_kernel(
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, RP], tl.float32)
+    table = table_ptr + b * table_width
+    key = start + tl.arange(0, KEYS)
+    page = tl.load(table + key // PAGE, mask=key < end, other=0)
     for first in range(start, end, KEYS):
         key = first + tl.arange(0, KEYS)
         is_key = key < end
-        page = tl.load(table_ptr + b * table_width + key // PAGE, mask=is_key, other=0).to(tl.int64)
-        place = cache_ptr + page * size_block + (key % PAGE) * (R + ROT)
+        here_page = page.to(tl.int64)
+        page = tl.load(table + (key + KEYS) // PAGE, mask=key + KEYS < end, other=0)  # one tile ahead of its keys
+        place = cache_ptr + here_page * size_block + (key % PAGE) * (R + ROT)
         latent = tl.load(place[:, None] + r[None, :], mask=is_key[:, None] & in_r, other=0.0)
         k_rot = tl.load(place[:, None] + R + o[None, :], mask=is_key[:, None] & in_o, other=0.0)
         scores = tl.dot(q_rot, tl.trans(k_rot), tl.dot(q, tl.trans(latent)))

@@ -20,7 +20,7 @@ from proa_kernels.decode_splits import LOG2_E, DecodeTile, softmax_step
 
 PREFILL_TILE: Mapping[ArchName, DecodeTile] = {
     "cpu": DecodeTile(rows=16, keys=16, num_warps=1, num_stages=1),
-    "sm90": DecodeTile(rows=64, keys=64, num_warps=4, num_stages=4),
+    "sm90": DecodeTile(rows=64, keys=64, num_warps=4, num_stages=3),
     "gfx942": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=1),
     "gfx950": DecodeTile(rows=128, keys=64, num_warps=4, num_stages=2),
 }
