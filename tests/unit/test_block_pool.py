@@ -40,9 +40,9 @@ def test_allocate_more_than_free_is_saturated() -> None:
 def test_taking_blocks_one_by_one_from_a_large_pool_is_cheap() -> None:
     """As decoding does; with a plain dict as the free list this took 25 times as long."""
     pool = BlockPool(100_000, 2)
-    start = time.perf_counter()
+    start = time.process_time()
     assert [pool.allocate(1) for _ in range(80_000)] == [[block] for block in range(80_000)]
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_match_finds_the_longest_prefix_also_in_free_blocks() -> None:
