@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from proa_kernels.gate import GateSpec, gate_ref
+from proa_kernels.gate_route import route
 from proa_kernels.moe_decode import decode_ref, moe_decode
 from proa_kernels.moe_gemm import dequantized
 from proa_kernels.moe_layer import fused_experts
@@ -47,6 +49,8 @@ def layer_checks() -> Iterator[tuple[str, Callable[[], str]]]:
     for tokens in SIZES:
         yield f"layer {tokens}: repeats", partial(_repeats, tokens)
         yield f"layer {tokens}: graph and streams", partial(_graph_and_streams, tokens)
+    for dtype in (torch.bfloat16, torch.float32):
+        yield f"route {dtype}", partial(_route, dtype)
     for kind in ("bf16", "a16w8"):
         yield f"decode {kind}", partial(_decode, kind)
 
@@ -106,4 +110,19 @@ def _decode(kind: str) -> str:
         error = relative_error(ours, _expected(problem, inputs))
         if not error < tolerance(torch.bfloat16, depth=1024):
             return f"{tokens} tokens: off by {error:.1e}"
+    return ""
+
+
+def _route(dtype: torch.dtype) -> str:
+    """The gate of the product in float64; a logit that is rounded the other way may swap two experts."""
+    for tokens in (1, 33, 300):
+        x = torch.randn(tokens, 2048, device="cuda", dtype=torch.bfloat16)
+        w = (torch.randn(128, 2048, device="cuda") / 45).to(dtype)
+        weights, ids = route(x, w, GateSpec(top_k=8, num_shared=1))
+        logits = (x.double() @ w.double().T).to(dtype)
+        weights_ref, ids_ref = gate_ref(logits, GateSpec(top_k=8, num_shared=1))
+        share = float((ids != ids_ref).float().mean())
+        error = relative_error(weights, weights_ref)
+        if share > 0.05 or not error < (0.02 if dtype == torch.bfloat16 else 1e-3):
+            return f"{tokens} tokens: {share:.1e} of the ids differ, weights off by {error:.1e}"
     return ""

@@ -8,6 +8,7 @@ from typing import Any
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
 from proa_kernels.arch import DECODE_BLOCKS, GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
+from proa_kernels.gate_route_triton import COLS, DEPTH, NUM_SPLITS, ROWS, router_kernel
 from proa_kernels.gate_triton import gate_kernel
 from proa_kernels.moe_align_triton import (
     COUNT_CHUNK,
@@ -70,10 +71,17 @@ def _gate_cases() -> Iterator[Case]:
         "TOP_G": 4,
         "TOP2": True,
     }
-    shape = {"TOP_K": 8, "KP": 8, "RENORM": True}
+    shape = {"SHARED": 0, "SPLITS": 1, "ROUND": False, "TOP_K": 8, "KP": 8, "RENORM": True}
     types = {"bias_ptr": "*fp32", "weights_ptr": "*fp32", "scale": "fp32"}
     yield make_case("gate softmax bf16", gate_kernel, types | {"logits_ptr": "*bf16"}, shape | plain, 1)
     yield make_case("gate sigmoid groups fp32", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | grouped, 1)
+    parts = {"SPLITS": NUM_SPLITS, "ROUND": True, "ROWS": 1, "SHARED": 2, "KP": 16}
+    yield make_case("gate of parts", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | plain | parts, 1)
+    for name, w_type in (("bf16", "*bf16"), ("fp32", "*fp32")):
+        types = {"x_ptr": "*bf16", "w_ptr": w_type, "parts_ptr": "*fp32"}
+        constants = {"ROWS": ROWS, "COLS": COLS, "DEPTH": DEPTH, "FLOAT32": name == "fp32"}
+        needs: tuple[Need, ...] = ("mfma", "wide_loads")
+        yield make_case(f"router {name}", router_kernel, types, constants, 2, needs=needs)
 
 
 def _gemm_cases(arch: Arch) -> Iterator[Case]:

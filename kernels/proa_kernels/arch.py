@@ -16,7 +16,7 @@ import torch
 Arm = Literal["reference", "triton", "native"]
 ArchName = Literal["cpu", "sm90", "gfx942", "gfx950"]
 Op = Literal[
-    "moe_align", "gate", "moe_gemm", "moe_combine", "moe_decode", "group_quant",
+    "moe_align", "gate", "route", "moe_gemm", "moe_combine", "moe_decode", "group_quant",
     "rms_norm", "rope_write", "paged_attention", "kv_copy",
 ]  # fmt: skip
 
@@ -137,7 +137,7 @@ def _blocks(rows: int, cols: int, depth: int, group: int, num_warps: int, num_st
 # Product 1 keeps two accumulators of `cols` columns (gate and up), so its tiles are half as wide as product 2's.
 GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
     "sm90": (
-        _blocks(16, 32, 128, 1, 4, 5),
+        _blocks(16, 64, 128, 1, 4, 4),
         _blocks(32, 64, 128, 1, 4, 4),
         _blocks(64, 128, 64, 8, 8, 4),
         _blocks(128, 128, 64, 8, 8, 4),
@@ -157,7 +157,7 @@ GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
 }
 GEMM2_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
     "sm90": (
-        _blocks(16, 64, 128, 1, 4, 5),
+        _blocks(16, 128, 128, 1, 4, 4),
         _blocks(32, 64, 128, 1, 4, 5),
         _blocks(64, 256, 64, 8, 8, 4),
         _blocks(128, 256, 64, 8, 8, 4),

@@ -1,6 +1,6 @@
 """Gate: experts and weights of each token from its router logits.
 
-Legend: T tokens, E experts (a power of two is not required), A experts per token, G groups of E / G experts.
+Legend: T tokens, E routed experts, A = top_k + num_shared experts per token, G groups of E / G experts.
 
 Scores are softmax or sigmoid of the logits; the choice is made on score + bias, the weight is the score alone.
 With groups (DeepSeek-V2 and -V3, node-limited routing) only the best `top_groups` groups stay in the choice, rated by
@@ -10,8 +10,8 @@ torch.topk, so ids are always valid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -23,7 +23,10 @@ MAX_EXPERTS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSpec:
-    """How a model routes; field names as in its configuration."""
+    """How a model routes; field names as in its configuration.
+
+    `num_shared` experts that every token uses follow the routed ones: ids E, E + 1, ... with weight 1.
+    """
 
     top_k: int
     score: Literal["softmax", "sigmoid"] = "softmax"
@@ -32,6 +35,7 @@ class GateSpec:
     num_groups: int = 1
     top_groups: int = 1
     group_score: Literal["max", "top2"] = "max"
+    num_shared: int = 0
 
 
 def gate(
@@ -41,15 +45,17 @@ def gate(
 
     Raises ValueError for wrong shapes, dtypes, or a spec that the logits cannot satisfy.
     """
-    _check(logits_TE, spec, bias_E)
-    weights, ids = torch.ops.proa.gate(
-        logits_TE, bias_E, spec.top_k, spec.score, spec.renormalize, spec.scale,
-        spec.num_groups, spec.top_groups, spec.group_score,
-    )  # fmt: skip
+    check_gate(logits_TE, spec, bias_E)
+    weights, ids = torch.ops.proa.gate(logits_TE, bias_E, *spec_values(spec))
     return weights, ids
 
 
-def _check(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None) -> None:
+def spec_values(spec: GateSpec) -> tuple[int | float | str | bool, ...]:
+    """The fields of `spec` as an op takes them, see `SPEC_SCHEMA`."""
+    return astuple(spec)
+
+
+def check_gate(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None) -> None:
     if logits_TE.dim() != 2 or not logits_TE.is_contiguous() or not logits_TE.is_floating_point():
         raise ValueError(f"logits must be contiguous floats [T, E], not {logits_TE.dtype} {tuple(logits_TE.shape)}")
     num_experts = logits_TE.shape[1]
@@ -81,7 +87,10 @@ def gate_ref(
     weights_TA = scores_TE.gather(1, ids_TA)
     if spec.renormalize:
         weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
-    return weights_TA * spec.scale, ids_TA.to(torch.int32)
+    shared_S = torch.arange(spec.num_shared, device=ids_TA.device) + logits_TE.shape[1]
+    ids_TA = torch.cat([ids_TA, shared_S.expand(len(ids_TA), -1)], dim=1)
+    weights_TA = torch.nn.functional.pad(weights_TA * spec.scale, (0, spec.num_shared), value=1.0)
+    return weights_TA, ids_TA.to(torch.int32)
 
 
 def keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
@@ -95,34 +104,37 @@ def keep_best_groups(choice_TE: torch.Tensor, spec: GateSpec) -> torch.Tensor:
     return kept_TE
 
 
-@torch.library.custom_op(
-    "proa::gate",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor? bias, int top_k, str score, bool renormalize, float scale, int num_groups,"
-    " int top_groups, str group_score) -> (Tensor, Tensor)",
+SPEC_SCHEMA = (
+    "int top_k, str score, bool renormalize, float scale, int num_groups, int top_groups, str group_score,"
+    " int num_shared"
 )
-def _gate_op(
-    logits: torch.Tensor, bias: torch.Tensor | None, top_k: int, score: str, renormalize: bool, scale: float,
-    num_groups: int, top_groups: int, group_score: str,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    spec = GateSpec(
-        top_k=top_k, score="softmax" if score == "softmax" else "sigmoid", renormalize=renormalize, scale=scale,
-        num_groups=num_groups, top_groups=top_groups, group_score="max" if group_score == "max" else "top2",
-    )  # fmt: skip
+
+
+def spec_of(values: tuple[Any, ...]) -> GateSpec:
+    """Inverse of `spec_values`."""
+    return GateSpec(**dict(zip(GateSpec.__slots__, values, strict=True)))
+
+
+@torch.library.custom_op(
+    "proa::gate", mutates_args=(), schema=f"(Tensor logits, Tensor? bias, {SPEC_SCHEMA}) -> (Tensor, Tensor)"
+)
+def _gate_op(logits: torch.Tensor, bias: torch.Tensor | None, *values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    spec = spec_of(values)
     if arm_for("gate", logits.device) == "reference":
         return gate_ref(logits, spec, bias)
     from proa_kernels.gate_triton import launch_gate  # the reference needs no Triton
 
-    weights, ids = _empty(logits, top_k)
+    weights, ids = empty_choice(logits, spec)
     launch_gate(logits, bias, weights, ids, spec)
     return weights, ids
 
 
 @_gate_op.register_fake
-def _gate_fake(logits: torch.Tensor, bias: torch.Tensor | None, top_k: int, *_: object) -> tuple[torch.Tensor, ...]:
-    return _empty(logits, top_k)
+def _gate_fake(logits: torch.Tensor, _: torch.Tensor | None, *values: Any) -> tuple[torch.Tensor, ...]:
+    return empty_choice(logits, spec_of(values))
 
 
-def _empty(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = logits.new_empty((logits.shape[0], top_k), dtype=torch.float32)
+def empty_choice(rows: torch.Tensor, spec: GateSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unwritten weights and ids for the tokens of `rows` [T, ...]."""
+    weights = rows.new_empty((rows.shape[0], spec.top_k + spec.num_shared), dtype=torch.float32)
     return weights, torch.empty_like(weights, dtype=torch.int32)

@@ -68,12 +68,21 @@ def _group_mask(
     return tl.reshape(spread, [ROWS, GP * SP]) != 0
 
 
+@triton.jit
+def _load_logits(logits_ptr, where, mask, stride, SPLITS: tl.constexpr, ROUND: tl.constexpr):
+    """Sums of the SPLITS partial logits, `stride` apart; ROUND to bfloat16, as a product in bfloat16 would be."""
+    logits = tl.load(logits_ptr + where, mask=mask, other=0.0).to(tl.float32)
+    for s in tl.static_range(1, SPLITS):
+        logits += tl.load(logits_ptr + s * stride + where, mask=mask, other=0.0)
+    return logits.to(tl.bfloat16).to(tl.float32) if ROUND else logits
+
+
 @triton.jit(do_not_specialize=["num_tokens"])
 def gate_kernel(
     logits_ptr, bias_ptr, weights_ptr, ids_ptr, num_tokens, size_e, num_groups, group_size, scale,
     ROWS: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, TOP_K: tl.constexpr, KP: tl.constexpr,
     SOFTMAX: tl.constexpr, RENORM: tl.constexpr, HAS_BIAS: tl.constexpr, NARROW: tl.constexpr,
-    TOP_G: tl.constexpr, TOP2: tl.constexpr,
+    TOP_G: tl.constexpr, TOP2: tl.constexpr, SHARED: tl.constexpr, SPLITS: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     expert = tl.arange(0, GP * SP)[None, :]
@@ -82,7 +91,7 @@ def gate_kernel(
         is_real = (expert % SP < group_size) & (expert // SP < num_groups)
         expert = expert // SP * group_size + expert % SP
     here = (token < num_tokens) & is_real
-    logits = tl.load(logits_ptr + token * size_e + expert, mask=here, other=0.0).to(tl.float32)
+    logits = _load_logits(logits_ptr, token * size_e + expert, here, num_tokens * size_e, SPLITS, ROUND)
     logits = tl.where(is_real, logits, float("-inf"))
     peak = tl.max(logits, 1)[:, None]
     peak = tl.where(peak == float("-inf"), 0.0, peak)
@@ -106,15 +115,21 @@ def gate_kernel(
         best = tl.max(keys, 1)[:, None]
         keys = tl.where(keys == best, LOWEST_32 if NARROW else LOWEST_64, keys)
         chosen = tl.where(column == k, (65535 - (best & 65535)).to(tl.int32), chosen)
-    is_out = (token < num_tokens) & (column < TOP_K)
+    is_routed = column < TOP_K
     # Reading the chosen logits again costs one cached load; picking them out above would cost a sum for each.
-    weights = tl.load(logits_ptr + token * size_e + chosen, mask=is_out, other=0.0).to(tl.float32)
+    where = token * size_e + chosen
+    here = (token < num_tokens) & is_routed
+    weights = _load_logits(logits_ptr, where, here, num_tokens * size_e, SPLITS, ROUND)
     weights = tl.exp(weights - peak) / total[:, None] if SOFTMAX else 1.0 / (1.0 + tl.exp(-weights))
-    weights = tl.where(column < TOP_K, weights, 0.0)
+    weights = tl.where(is_routed, weights, 0.0)
     if RENORM:
         weights = weights / (tl.sum(weights, 1)[:, None] + 1e-20)
-    tl.store(weights_ptr + token * TOP_K + column, weights * scale, mask=is_out)
-    tl.store(ids_ptr + token * TOP_K + column, chosen, mask=is_out)
+    weights = tl.where(is_routed, weights * scale, 1.0)
+    chosen = tl.where(is_routed, chosen, size_e + column - TOP_K)
+    out_where = token * (TOP_K + SHARED) + column
+    is_out = (token < num_tokens) & (column < TOP_K + SHARED)
+    tl.store(weights_ptr + out_where, weights, mask=is_out)
+    tl.store(ids_ptr + out_where, chosen, mask=is_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,27 +147,31 @@ def gate_plan(num_tokens: int, is_narrow: bool, arch: Arch) -> GatePlan:
 
 
 def launch_gate(
-    logits_TE: torch.Tensor,
+    logits: torch.Tensor,
     bias_E: torch.Tensor | None,
     weights_TA: torch.Tensor,
     ids_TA: torch.Tensor,
     spec: GateSpec,
     plan: GatePlan | None = None,
+    is_rounded: bool = False,
 ) -> None:
-    """Fill `weights_TA` and `ids_TA` on the stream of the logits; `plan` overrides the choice."""
-    num_tokens, num_experts = logits_TE.shape
+    """Fill `weights_TA` and `ids_TA` on the stream of the logits; `plan` overrides the choice.
+
+    `logits` [T, E], or [Z, T, E] float32 parts whose sums they are, `is_rounded` to bfloat16.
+    """
+    num_tokens, num_experts = logits.shape[-2:]
     if num_tokens == 0:
         return
     is_plain = spec.score == "softmax" and bias_E is None and spec.num_groups == 1
-    is_narrow = is_plain and logits_TE.dtype == torch.bfloat16
-    plan = plan or gate_plan(num_tokens, is_narrow, arch_of(logits_TE.device))
+    is_narrow = is_plain and (is_rounded or logits.dtype == torch.bfloat16)
+    plan = plan or gate_plan(num_tokens, is_narrow, arch_of(logits.device))
     group_size = num_experts // spec.num_groups
     gate_kernel[(ceil_div(num_tokens, plan.rows),)](
-        logits_TE, logits_TE if bias_E is None else bias_E, weights_TA, ids_TA,
+        logits, logits if bias_E is None else bias_E, weights_TA, ids_TA,
         num_tokens, num_experts, spec.num_groups, group_size, spec.scale,
         ROWS=plan.rows, GP=next_power_of_2(spec.num_groups), SP=next_power_of_2(group_size),
-        TOP_K=spec.top_k, KP=next_power_of_2(spec.top_k),
-        SOFTMAX=spec.score == "softmax", RENORM=spec.renormalize, HAS_BIAS=bias_E is not None,
-        NARROW=is_narrow,
-        TOP_G=spec.top_groups, TOP2=spec.group_score == "top2", num_warps=plan.num_warps,
+        TOP_K=spec.top_k, KP=next_power_of_2(spec.top_k + spec.num_shared),
+        SOFTMAX=spec.score == "softmax", RENORM=spec.renormalize, HAS_BIAS=bias_E is not None, NARROW=is_narrow,
+        TOP_G=spec.top_groups, TOP2=spec.group_score == "top2", SHARED=spec.num_shared,
+        SPLITS=logits.shape[0] if logits.dim() == 3 else 1, ROUND=is_rounded, num_warps=plan.num_warps,
     )  # fmt: skip

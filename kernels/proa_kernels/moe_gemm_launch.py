@@ -10,7 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from proa_kernels.arch import Arch, GemmBlocks, arch_of, ceil_div, gemm_blocks, next_power_of_2
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 
-COMBINE_COLS = 2048
+COMBINE_COLS, MIN_COMBINE_COLS = 2048, 256
 
 
 def launch_gemm1(
@@ -54,10 +54,18 @@ def launch_combine(rows: torch.Tensor, weights: torch.Tensor, inverse: torch.Ten
     num_tokens, hidden = out.shape
     if num_tokens == 0:
         return
-    cols = min(COMBINE_COLS, next_power_of_2(hidden))
+    cols = combine_cols(num_tokens, hidden, arch_of(out.device))
     combine_kernel[(num_tokens, ceil_div(hidden, cols))](
-        rows, weights, inverse, out, hidden, PER_TOKEN=weights.shape[1], COLS=cols, num_warps=4
+        rows, weights, inverse, out, hidden, PER_TOKEN=weights.shape[1], COLS=cols, num_warps=max(1, cols // 512)
     )
+
+
+def combine_cols(num_tokens: int, hidden: int, arch: Arch) -> int:
+    """Columns of one program: fewer while programs are too few to fill the GPU."""
+    cols = min(COMBINE_COLS, next_power_of_2(hidden))
+    while cols > MIN_COMBINE_COLS and num_tokens * ceil_div(hidden, cols) < 2 * arch.num_cus:
+        cols //= 2
+    return cols
 
 
 def _has_tma(arch: Arch, weights: torch.Tensor, wanted: bool | None) -> bool:

@@ -26,6 +26,7 @@ from proa_kernels.arch import (
     row_tile,
     xcd_tile,
 )  # fmt: skip
+from proa_kernels.moe_gemm_launch import combine_cols
 from proa_kernels.testing import relative_error, tolerance
 from proa_kernels.tiles import grouped_tile
 from proa_kernels.tiles import xcd_tile as xcd_tile_on_device
@@ -94,6 +95,13 @@ def test_align_plan(arch: Arch, num_ids: int):
 )
 def test_row_tile_follows_the_mean_rows_of_an_expert(num_ids: int, num_experts: int, rows: int):
     assert row_tile(num_ids, num_experts) == rows
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "hidden", "cols"), [(1, 2048, 256), (64, 2048, 256), (9999, 2048, 2048), (1, 40, 64)]
+)
+def test_combine_columns(num_tokens: int, hidden: int, cols: int):
+    assert combine_cols(num_tokens, hidden, SM90) == cols
 
 
 @pytest.mark.parametrize("arch", GPUS, ids=lambda arch: f"{arch.name}-{arch.num_xcds}")

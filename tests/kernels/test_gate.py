@@ -23,6 +23,7 @@ SPECS = [
     (GateSpec(top_k=4, score="softmax"), 16, True, torch.float32),
     (GateSpec(top_k=4, num_groups=4, top_groups=2, renormalize=False), 16, False, torch.float32),
     (GROUPED, 32, True, torch.float32),
+    (GateSpec(top_k=3, num_shared=2, scale=2.0), 12, False, torch.float32),
     (GateSpec(top_k=6, num_groups=3, top_groups=2, renormalize=False, scale=16.0), 60, False, torch.float32),
     (GateSpec(top_k=2, score="sigmoid", num_groups=3, top_groups=2, group_score="top2"), 15, True, torch.bfloat16),
     (GateSpec(top_k=8, score="sigmoid", num_groups=8, top_groups=4, group_score="top2"), 256, True, torch.float32),
@@ -30,7 +31,7 @@ SPECS = [
 
 
 def run(logits: torch.Tensor, spec: GateSpec, bias: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = (logits.shape[0], spec.top_k)
+    shape = (logits.shape[0], spec.top_k + spec.num_shared)
     guards = Guarded.empty(shape, torch.float32, CPU), Guarded.empty(shape, torch.int32, CPU)
     launch_gate(logits, bias, guards[0].tensor, guards[1].tensor, spec, GatePlan(rows=2, num_warps=1))
     assert all(guard.is_intact() for guard in guards)
@@ -124,5 +125,5 @@ def test_plan_fills_the_gpu_before_it_stacks_tokens(num_tokens: int, is_narrow: 
 
 
 def test_op_has_a_fake_version_with_the_same_shapes():
-    arguments = (torch.randn(3, 32), torch.randn(32), 4, "sigmoid", True, 2.5, 4, 2, "top2")
+    arguments = (torch.randn(3, 32), torch.randn(32), 4, "sigmoid", True, 2.5, 4, 2, "top2", 1)
     torch.library.opcheck(torch.ops.proa.gate.default, arguments, test_utils=("test_schema", "test_faketensor"))

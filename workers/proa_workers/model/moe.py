@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from proa_kernels.gate import GateSpec, gate, gate_ref
+from proa_kernels.gate import GateSpec, gate_ref
+from proa_kernels.gate_route import route
 
 from proa_workers.model.arms import Arms
 from proa_workers.model.config import ModelConfig, MoeConfig
@@ -42,10 +43,11 @@ class Gate:
     moe: MoeConfig
 
     def route(self, x_TM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights float32 [T, A] and expert ids int32 [T, A], best first; one launch after the product on a GPU."""
+        """Weights float32 [T, A] and expert ids int32 [T, A], best first; two launches on a GPU."""
+        if x_TM.is_cuda:
+            return route(x_TM, self.weight_EM, gate_spec(self.moe), self.bias_E)
         logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM)
-        choose = gate if logits_TE.is_cuda else gate_ref
-        return choose(logits_TE, gate_spec(self.moe), self.bias_E)
+        return gate_ref(logits_TE, gate_spec(self.moe), self.bias_E)
 
 
 def gate_spec(moe: MoeConfig) -> GateSpec:
