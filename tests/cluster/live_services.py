@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from testbed.cluster import Document
+from testbed.wait import until
+from tests.cluster.live_api import RawApi
+from tests.cluster.operator_process import condition
 
 LABEL = "live"
 PLAYED = "testbed.proa.dev/"
@@ -57,3 +60,23 @@ def played_service(
             **spec,
         },
     }
+
+
+def services(raw: RawApi, namespace: str) -> dict[str, Document]:
+    """All of the namespace, by name."""
+    found = raw.call("GET", raw.path("DisaggregatedService", namespace=namespace))["items"]
+    return {one["metadata"]["name"]: one for one in found}
+
+
+def await_settled(raw: RawApi, namespace: str, *names: str, seconds: float) -> dict[str, Document]:
+    """These services, once each is Available, rolled out, and at its present generation."""
+
+    def is_settled(one: Document) -> bool:
+        has_followed = one.get("status", {}).get("observedGeneration") == one["metadata"]["generation"]
+        return has_followed and condition(one, "Available") == "True" and condition(one, "Progressing") == "False"
+
+    def all_of_them() -> dict[str, Document] | None:
+        found = services(raw, namespace)
+        return found if all(is_settled(found[name]) for name in names) else None
+
+    return until(all_of_them, what=f"{', '.join(names)} to settle", seconds=seconds, every=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import math
 from dataclasses import dataclass, field
 from random import Random
 
@@ -41,9 +41,10 @@ class Traffic:
         self._known: dict[str, PlayedWorker] = {}
         """What the gateway sends to, by uid."""
         self._gone: set[PlayedWorker] = set()
-        self._cordoned_at: dict[str, float] = {}
         self._ended: set[str] = set()
         self._is_over = False
+        self.drains_since = math.inf
+        """No drain began before this moment."""
         self.stuck: set[str] = set()
         """Pods whose leases nobody ends."""
 
@@ -72,10 +73,8 @@ class Traffic:
         """A pod that is not ready any more is sent requests for some time."""
         is_routable = pod_of(seen.body).is_routable
         if is_routable and not worker.is_routed:
-            self._cordoned_at.pop(uid, None)
             self._known[uid] = worker
         elif worker.is_routed and not is_routable:
-            self._cordoned_at[uid] = seen.at
             self._fleet.after(NOTICE_SECONDS, lambda: self._leave_out(uid, worker))
         worker.is_routed = is_routable
 
@@ -86,7 +85,7 @@ class Traffic:
     def _end(self, uid: str, worker: PlayedWorker, at: float) -> None:
         self._known.pop(uid, None)
         self._gone.add(worker)
-        drained = at - self._cordoned_at.get(uid, at)
+        drained = at - self.drains_since
         text = f"{worker.pod} after {drained:.1f} s with {worker.running} requests and {worker.leases} leases"
         if worker.running or (worker.leases and drained < self._timeout):
             self.ledger.cut.append(text)
@@ -130,7 +129,3 @@ class Traffic:
     @staticmethod
     def _release(worker: PlayedWorker) -> None:
         worker.leases -= 1
-
-    def spread(self) -> Counter[str]:
-        """How many workers of each role the gateway sends to."""
-        return Counter(one.role for one in self._known.values())

@@ -152,8 +152,12 @@ def test_a_pod_whose_probe_transfer_fails_gets_no_request(api: ControlPlane, nam
         bad = good.replace("-decode-000-", "-decode-001-")
         real.flags[bad] = {"--kv-port": "50062", "--kv-data-port": "50063"}
         api.apply(service(decode=2), f"--namespace={namespace}")
-        failed = lambda: _route_reason(leaders(api, namespace)[bad]) == "ProbeFailed"  # noqa: E731
-        api.until(lambda: bad in leaders(api, namespace) and failed(), what="the probe to fail", seconds=SETTLE_SECONDS)
+
+        def has_failed() -> bool:
+            pod = leaders(api, namespace).get(bad)
+            return pod is not None and _route_reason(pod) == "ProbeFailed"
+
+        api.until(has_failed, what="the probe to fail", seconds=SETTLE_SECONDS)
         api.until(lambda: ask(real.url, tokens=1, seconds=20)[0] == 200, what="an answer", seconds=60)
         time.sleep(8.0)  # the gateway would have taken the pod by now
         assert {ask(real.url, tokens=2, seconds=60)[0] for _ in range(30)} == {200}
