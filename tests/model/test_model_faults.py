@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from proa_kernels import gate
 from proa_workers.model import assemble, attention, mla, moe, rope
 from proa_workers.model.batch import Batch, PrefillChunk
@@ -48,7 +49,9 @@ def biased_weights(patch: pytest.MonkeyPatch) -> None:
 
     def route(self: moe.Gate, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights, ids = genuine(self, x)
-        return weights + (0 if self.bias_E is None else self.bias_E[ids]), ids
+        if self.bias_E is None:
+            return weights, ids
+        return weights + F.pad(self.bias_E, (0, self.moe.num_shared_experts))[ids], ids
 
     patch.setattr(moe.Gate, "route", route)
 
@@ -58,7 +61,13 @@ def no_groups(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_shared_experts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(moe.Mlp, "forward", lambda self, x, _: torch.zeros_like(x))
+    genuine = moe.Gate.route
+
+    def route(self: moe.Gate, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, ids = genuine(self, x)
+        return weights * (ids < self.moe.num_experts), ids
+
+    patch.setattr(moe.Gate, "route", route)
 
 
 def no_qk_norm(patch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Mixture of experts: gate, routed experts, shared experts; and the plain gated MLP.
 
 Legend: T tokens, M hidden, E experts, A experts per token, I expert width, F = 2I (gate rows, then up rows),
-N = T * A token-expert pairs.
+N = T * A token-expert pairs. Shared experts are experts that the gate gives to every token with weight 1: they ride in
+the launches of the routed ones.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def gate_spec(moe: MoeConfig) -> GateSpec:
         num_groups=moe.num_groups,
         top_groups=moe.top_groups,
         group_score=moe.group_score,
+        num_shared=moe.num_shared_experts,
     )
 
 
@@ -66,7 +68,6 @@ def gate_spec(moe: MoeConfig) -> GateSpec:
 class MoeLayer:
     gate: Gate
     experts: ExpertWeights
-    shared: Mlp | None
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, layer_prefix: str) -> MoeLayer:
@@ -81,23 +82,33 @@ class MoeLayer:
             source.take(bias_name, (moe.num_experts,), torch.float32) if moe.has_bias else None,
             moe,
         )
-        shared_width = moe.num_shared_experts * moe.intermediate_size
-        shared = Mlp.load(source, f"{prefix}.shared_experts", hidden, shared_width) if shared_width else None
-        return cls(gate, _load_experts(moe, source, f"{prefix}.experts", names, hidden), shared)
+        return cls(gate, _load_experts(moe, source, prefix, names, hidden))
 
     def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
         weights_TA, ids_TA = self.gate.route(x_TM)
-        routed_TM = EXPERTS[arms.for_tokens(x_TM.shape[0])](x_TM, weights_TA, ids_TA, self.experts)
-        return routed_TM if self.shared is None else routed_TM + self.shared.forward(x_TM, arms)
+        return EXPERTS[arms.for_tokens(x_TM.shape[0])](x_TM, weights_TA, ids_TA, self.experts)
 
 
 def _load_experts(moe: MoeConfig, source: WeightSource, prefix: str, names: list[str], hidden: int) -> ExpertWeights:
-    """Stack the checkpoint's one-tensor-per-expert weights."""
+    """Stack the checkpoint's one-tensor-per-expert weights, then its shared experts."""
     width, (gate, up, down) = moe.intermediate_size, names
-    w13_EFM = torch.empty(moe.num_experts, 2 * width, hidden, dtype=source.dtype, device=source.device)
-    w2_EMI = torch.empty(moe.num_experts, hidden, width, dtype=source.dtype, device=source.device)
+    num_stacked = moe.num_experts + moe.num_shared_experts
+    w13_EFM = torch.empty(num_stacked, 2 * width, hidden, dtype=source.dtype, device=source.device)
+    w2_EMI = torch.empty(num_stacked, hidden, width, dtype=source.dtype, device=source.device)
     for e in range(moe.num_experts):
-        w13_EFM[e, :width] = source.take(f"{prefix}.{e}.{gate}.weight", (width, hidden))
-        w13_EFM[e, width:] = source.take(f"{prefix}.{e}.{up}.weight", (width, hidden))
-        w2_EMI[e] = source.take(f"{prefix}.{e}.{down}.weight", (hidden, width))
+        w13_EFM[e, :width] = source.take(f"{prefix}.experts.{e}.{gate}.weight", (width, hidden))
+        w13_EFM[e, width:] = source.take(f"{prefix}.experts.{e}.{up}.weight", (width, hidden))
+        w2_EMI[e] = source.take(f"{prefix}.experts.{e}.{down}.weight", (hidden, width))
+    if moe.num_shared_experts:
+        _load_shared(w13_EFM[moe.num_experts :], w2_EMI[moe.num_experts :], source, f"{prefix}.shared_experts")
     return ExpertWeights(w13_EFM, w2_EMI)
+
+
+def _load_shared(w13_SFM: torch.Tensor, w2_SMI: torch.Tensor, source: WeightSource, prefix: str) -> None:
+    """The checkpoint has all shared experts as one wide one: its columns are theirs one after the other."""
+    num_shared, hidden, width = w2_SMI.shape
+    gate, up = (source.take(f"{prefix}.{name}_proj.weight", (num_shared * width, hidden)) for name in ("gate", "up"))
+    w13_SFM[:, :width] = gate.view(num_shared, width, hidden)
+    w13_SFM[:, width:] = up.view(num_shared, width, hidden)
+    down = source.take(f"{prefix}.down_proj.weight", (hidden, num_shared * width))
+    w2_SMI.copy_(down.view(hidden, num_shared, width).transpose(0, 1))
