@@ -50,9 +50,12 @@ def _weights(
 
 @triton.jit
 def _add_product(acc, a, w, row_scale_ptr, w_scale_ptr, SCALES: tl.constexpr, ROWWISE: tl.constexpr):
-    if SCALES == 0 or ROWWISE:
-        return tl.dot(a, w.to(a.dtype), acc)
-    elif SCALES == 1:  # noqa: RET505 - the compiler looks at all branches otherwise
+    if SCALES == 0:
+        return tl.dot(a, w, acc)
+    elif ROWWISE:  # noqa: RET505 - the compiler looks at all branches otherwise
+        # Tensor cores of sm90 keep 14 bits of an fp8 sum: carry it over to float32 after each step.
+        return tl.dot(a, w.to(a.dtype), acc, max_num_imprecise_acc=a.shape[1] if SCALES == 1 else None)
+    elif SCALES == 1:
         return acc + tl.dot(a, w) * (tl.load(row_scale_ptr) * tl.load(w_scale_ptr))[:, None]
     else:
         return acc + tl.dot(a, w.to(a.dtype)) * tl.load(w_scale_ptr)
