@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
+from proa_kernels.dispatch import custom_op
 from proa_kernels.norm_triton import launch_rms_norm
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
@@ -22,8 +23,7 @@ def rms_norm(x_TM: torch.Tensor, weight_M: torch.Tensor, eps: float) -> torch.Te
     Raises ValueError for shapes and dtypes that do not fit.
     """
     _check(x_TM, weight_M)
-    out: torch.Tensor = torch.ops.proa.rms_norm(x_TM, weight_M, eps)
-    return out
+    return _rms_norm_op(x_TM, weight_M, eps)
 
 
 def add_rms_norm(
@@ -36,8 +36,7 @@ def add_rms_norm(
             f"residual must be contiguous {x_TM.dtype} {tuple(x_TM.shape)},"
             f" not {residual_TM.dtype} {tuple(residual_TM.shape)}"
         )
-    out, total = torch.ops.proa.add_rms_norm(x_TM, residual_TM, weight_M, eps)
-    return out, total
+    return _add_rms_norm_op(x_TM, residual_TM, weight_M, eps)
 
 
 def _check(x_TM: torch.Tensor, weight_M: torch.Tensor) -> None:
@@ -53,7 +52,7 @@ def rms_norm_ref(x_TM: torch.Tensor, weight_M: torch.Tensor, eps: float) -> torc
     return (x32 * scale_T1 * weight_M.float()).to(x_TM.dtype)
 
 
-@torch.library.custom_op("proa::rms_norm", mutates_args=(), schema="(Tensor x, Tensor weight, float eps) -> Tensor")
+@custom_op("proa::rms_norm", schema="(Tensor x, Tensor weight, float eps) -> Tensor")
 def _rms_norm_op(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if arm_for("rms_norm", x.device) == "reference":
         return rms_norm_ref(x, weight, eps)
@@ -67,9 +66,8 @@ def _rms_norm_fake(x: torch.Tensor, *_: object) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::add_rms_norm",
-    mutates_args=(),
     schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
 )
 def _add_rms_norm_op(

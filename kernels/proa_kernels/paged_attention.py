@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
+from proa_kernels.dispatch import custom_op
 from proa_kernels.gqa_decode_triton import launch_gqa_decode
 from proa_kernels.mla_decode_triton import launch_mla_decode
 
@@ -38,8 +39,7 @@ def gqa_decode(
         raise ValueError(f"cache {tuple(cache_X2KSD.shape)} is no [X, 2, K, S, D] for queries {tuple(q_BHD.shape)}")
     check_cache(q_BHD, cache_X2KSD, scale)
     check_table(q_BHD.shape[0], table_BN, lengths_B)
-    out: torch.Tensor = torch.ops.proa.gqa_decode(q_BHD, cache_X2KSD, table_BN, lengths_B, scale)
-    return out
+    return _gqa_decode_op(q_BHD, cache_X2KSD, table_BN, lengths_B, scale)
 
 
 def mla_decode(
@@ -63,8 +63,7 @@ def mla_decode(
         raise ValueError(f"cache must be [X, S, {width}], not {tuple(cache_XSC.shape)}")
     check_cache(q_BHR, cache_XSC, scale)
     check_table(q_BHR.shape[0], table_BN, lengths_B)
-    out: torch.Tensor = torch.ops.proa.mla_decode(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale)
-    return out
+    return _mla_decode_op(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale)
 
 
 def check_cache(q: torch.Tensor, cache: torch.Tensor, scale: float) -> None:
@@ -117,9 +116,8 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
     return torch.softmax(q @ k.transpose(-1, -2) * scale, -1) @ v
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::gqa_decode",
-    mutates_args=(),
     schema="(Tensor q, Tensor cache, Tensor table, Tensor lengths, float scale) -> Tensor",
 )
 def _gqa_decode_op(
@@ -137,9 +135,8 @@ def _gqa_decode_fake(q: torch.Tensor, *_: object) -> torch.Tensor:
     return torch.empty_like(q)
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::mla_decode",
-    mutates_args=(),
     schema="(Tensor q_latent, Tensor q_rotated, Tensor cache, Tensor table, Tensor lengths, float scale) -> Tensor",
 )
 def _mla_decode_op(

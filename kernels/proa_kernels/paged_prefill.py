@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
+from proa_kernels.dispatch import custom_op
 from proa_kernels.paged_attention import check_cache, check_table
 from proa_kernels.prefill_triton import launch_gqa_prefill
 
@@ -39,8 +40,7 @@ def gqa_prefill(
     check_table(prefixes_C.shape[0], table_CN, prefixes_C)
     if tuple(starts.shape) != (prefixes_C.shape[0] + 1,) or starts.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"starts must be {prefixes_C.shape[0] + 1} integers, not {starts.dtype} {tuple(starts.shape)}")
-    out: torch.Tensor = torch.ops.proa.gqa_prefill(q_THD, cache_X2KSD, table_CN, starts, prefixes_C, max_tokens, scale)
-    return out
+    return _gqa_prefill_op(q_THD, cache_X2KSD, table_CN, starts, prefixes_C, max_tokens, scale)
 
 
 def gqa_prefill_ref(
@@ -65,9 +65,8 @@ def gqa_prefill_ref(
     return out
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::gqa_prefill",
-    mutates_args=(),
     schema="(Tensor q, Tensor cache, Tensor table, Tensor starts, Tensor prefixes, int max_tokens, float scale)"
     " -> Tensor",
 )

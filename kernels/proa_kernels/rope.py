@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
+from proa_kernels.dispatch import custom_op
 from proa_kernels.rope_triton import launch_latent_rope_write, launch_rope_write
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
@@ -45,8 +46,7 @@ def rope_write(
     heads = (qkv_TND.shape[1] - num_kv_heads, qkv_TND.shape[2])
     if norm_D is not None and (tuple(norm_D.shape) != heads or not norm_D.is_contiguous()):
         raise ValueError(f"norm must be [{heads[0]}, {heads[1]}], not {tuple(norm_D.shape)}")
-    out: torch.Tensor = torch.ops.proa.rope_write(qkv_TND, norm_D, eps, rotation_TP2, pages_T, positions_T, cache_X2KSD)
-    return out
+    return _rope_write_op(qkv_TND, norm_D, eps, rotation_TP2, pages_T, positions_T, cache_X2KSD)
 
 
 def latent_rope_write(
@@ -74,7 +74,7 @@ def latent_rope_write(
     if cache_XSC.dim() != 3 or cache_XSC.shape[2] != width:
         raise ValueError(f"cache must be [X, S, {width}], not {tuple(cache_XSC.shape)}")
     _check_cache(cache_XSC, q_THD.dtype)
-    torch.ops.proa.latent_rope_write(q_THD, latent_TC, norm_R, eps, rotation_TP2, pages_T, positions_T, cache_XSC)
+    _latent_rope_write_op(q_THD, latent_TC, norm_R, eps, rotation_TP2, pages_T, positions_T, cache_XSC)
 
 
 def _check_places(
@@ -134,7 +134,7 @@ def latent_rope_write_ref(
     cache[pages.long(), (positions % cache.shape[1]).long()] = rows.to(cache.dtype)
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::rope_write",
     mutates_args=("cache",),
     schema="(Tensor qkv, Tensor? norm, float eps, Tensor rotation, Tensor pages, Tensor positions, Tensor(a!) cache)"
@@ -163,7 +163,7 @@ def _empty_queries(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
     return qkv.new_empty((qkv.shape[0], qkv.shape[1] - 2 * cache.shape[2], qkv.shape[2]))
 
 
-@torch.library.custom_op(
+@custom_op(
     "proa::latent_rope_write",
     mutates_args=("q", "cache"),
     schema="(Tensor(a!) q, Tensor latent, Tensor norm, float eps, Tensor rotation, Tensor pages, Tensor positions,"
