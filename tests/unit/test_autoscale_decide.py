@@ -180,6 +180,11 @@ def test_targets_stay_within_bounds_and_move_one_way(rates: list[float], gaps: s
     assert len(to_text(memory)) < 8000
 
 
+def test_a_record_holds_json_numbers_only() -> None:
+    with pytest.raises(ValueError, match="not a JSON number"):
+        decide(signals(0.0, float("nan"), missing=("x",)), Memory(), config())
+
+
 def test_a_memory_that_was_edited_is_refused() -> None:
     with pytest.raises(UserError, match="not JSON"):
         from_text("{")

@@ -78,6 +78,7 @@ def test_a_slow_wire_needs_more_groups() -> None:
     fast_need, slow_need = (need_of(demand(20.0), GroupModel(), one) for one in (settings, slow))
     assert slow_need.decode > fast_need.decode
     assert slow_need.decode >= 20.0 * 1000 * 100_000 / 0.5e9 / 0.8
+    assert predict(demand(20.0), GroupModel(), slow, 20, 3).ttft_seconds is None
 
 
 @pytest.mark.parametrize(

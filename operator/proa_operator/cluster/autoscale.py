@@ -142,8 +142,7 @@ class Autoscaler:
         known = self._known.get(key) or self._recall(key, views[Role.DECODE], spec, now)
         known.due = now + spec.autoscaling.behavior.period_seconds - _TICK_SECONDS / 2
         try:
-            if await self._mark_foreign(views, now):
-                return
+            await self._mark_foreign(views, now)
             await self._decide(key, service, spec, readings, trouble, now)
         except ClusterError as error:
             log.warning("decision not carried out", extra={"service": "/".join(key), "error": str(error)})
@@ -213,13 +212,11 @@ class Autoscaler:
         except ApiError as error:
             log.warning("event not written", extra={"reason": note.reason, "error": str(error)})
 
-    async def _mark_foreign(self, views: dict[Role, PoolView], now: float) -> bool:
-        """Somebody else's number is theirs for a while; the decision waits for the next turn, which sees the mark."""
-        foreign = [view for view in views.values() if view.is_foreign]
-        for view in foreign:
-            notes = {names.AUTOSCALED_ANNOTATION: str(view.replicas), names.MANUAL_ANNOTATION: str(now)}
-            await self._writer.pool(view, notes)
-        return bool(foreign)
+    async def _mark_foreign(self, views: dict[Role, PoolView], now: float) -> None:
+        """Somebody else's number is theirs for a while; the decision reads the mark from the cache."""
+        for view in views.values():
+            if view.is_foreign:
+                await self._writer.pool(view, {marks.AUTOSCALED: str(view.replicas), marks.MANUAL: str(now)})
 
     def _recall(self, key: ServiceKey, decode: PoolView, spec: ServiceSpec, now: float) -> Known:
         """The memory of the annotation, without its windows when it is old."""
