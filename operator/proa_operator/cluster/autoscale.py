@@ -216,7 +216,9 @@ class Autoscaler:
         """Somebody else's number is theirs for a while; the decision reads the mark from the cache."""
         for view in views.values():
             if view.is_foreign:
-                await self._writer.pool(view, {marks.AUTOSCALED: str(view.replicas), marks.MANUAL: str(now)})
+                await self._writer.pool(
+                    view, {names.AUTOSCALED_ANNOTATION: str(view.replicas), names.MANUAL_ANNOTATION: str(now)}
+                )
 
     def _recall(self, key: ServiceKey, decode: PoolView, spec: ServiceSpec, now: float) -> Known:
         """The memory of the annotation, without its windows when it is old."""
