@@ -112,8 +112,8 @@ class Watches:
             thread.join(SECONDS)
         for connection in self._connections:
             connection.close()
-        if self.failure is not None and error is None:
-            raise self.failure
+        if self.failure is not None:
+            raise self.failure  # also when the test has failed by then: without its events it had to
 
     def _follow(self, kind: str) -> None:
         namespace = "" if kind == "Node" else self._namespace

@@ -118,7 +118,8 @@ class Fleet:
             self.workers[uid] = PlayedWorker(
                 meta["name"], meta["labels"][names.SERVICE_LABEL], meta["labels"][names.ROLE_LABEL]
             )
-            self._listen(address).worker = self.workers[uid]
+            if meta["name"].endswith("-0"):  # only a group's leader answers
+                self._listen(address).worker = self.workers[uid]
         return self.workers[uid]
 
     def _listen(self, address: str) -> Address:

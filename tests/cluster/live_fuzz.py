@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 from proa_operator import names
@@ -24,7 +23,7 @@ from tests.cluster.live_fleet import Fleet, PlayedWorker, addressed_nodes
 from tests.cluster.live_mirror import KINDS, Frame, Judged, Mirror, judge, pod_of
 from tests.cluster.live_services import LABEL, NODE_LABELS, NODE_RESOURCES, PLAYED, played_service
 from tests.unit.plan_fakes import FakeRenderer
-from tests.unit.plan_fuzz import Drawn, draw, play
+from tests.unit.plan_fuzz import Drawn
 from tests.unit.plan_invariants import Broken
 from tests.unit.plan_world import Pod
 
@@ -141,25 +140,25 @@ class LiveWorld(Mirror):
 
 
 class Theatre:
-    """Rollouts of some seeds side by side in one namespace, each service with its own nodes, world and record."""
+    """Services side by side in one namespace, each with its own nodes, world and record."""
 
-    def __init__(self, bed: ControlPlane, fleet: Fleet, namespace: str, seeds: Sequence[int], *, first_node: int = 0):
-        """Nothing exists yet; `first_node` numbers the nodes' blocks of addresses."""
-        self.api, self.fleet, self.namespace = RawApi(bed), fleet, namespace
+    def __init__(
+        self, bed: ControlPlane, fleet: Fleet, namespace: str, drawn: Mapping[str, Drawn], *, first_node: int = 0
+    ) -> None:
+        """By name of the service. Nothing exists yet; `first_node` numbers the nodes' blocks of addresses."""
+        self.api, self.fleet, self.namespace, self.drawn = RawApi(bed), fleet, namespace, drawn
         self.watches = Watches(self.api, namespace, KINDS, self._see)
-        self.randoms = {f"fuzz-{seed}": Random(seed) for seed in seeds}
-        self.drawn = {
-            name: draw(random, seed) for (name, random), seed in zip(self.randoms.items(), seeds, strict=True)
-        }
         self.worlds = {name: self._world(name, drawn) for name, drawn in self.drawn.items()}
         self.frames: dict[str, list[Frame]] = {name: [] for name in self.worlds}
         self._first_node = first_node
 
-    def play(self) -> dict[str, Judged]:
-        """All of them, at once; the first failure is raised. The service stays as it ended."""
+    def play(self, acts: Mapping[str, Callable[[LiveWorld], object]]) -> dict[str, Judged]:
+        """All at once, each from the first install on; the first failure is raised."""
         with self.watches, ThreadPoolExecutor(len(self.worlds)) as threads:
             self._add_nodes()
-            list(threads.map(self._play, self.worlds))
+            for world in self.worlds.values():
+                world.start()
+            list(threads.map(lambda name: acts[name](self.worlds[name]), self.worlds))
         return {name: self.judge(name) for name in self.worlds}
 
     def judge(self, name: str) -> Judged:
@@ -175,11 +174,6 @@ class Theatre:
         world = LiveWorld(drawn.first, renderer=renderer, nodes={} if drawn.num_nodes else None)
         world.attach(self.api, self.namespace, self.watches)
         return world
-
-    def _play(self, name: str) -> None:
-        world = self.worlds[name]
-        world.start()
-        play(world, self.randoms[name], int(name.partition("-")[2]))
 
     def _add_nodes(self) -> None:
         """Two without devices for a service that asks for none: a group has up to two pods, and they live apart."""
