@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from proa_operator.simulate.cost import Cost
 from proa_operator.simulate.observe import Observation, PoolView
 from proa_operator.simulate.policies.policy import Limits, Targets

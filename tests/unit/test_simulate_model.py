@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.simulate_fakes import COST, Scripted, setting, traffic
-
 from proa_operator.simulate.run import simulate
 from proa_operator.simulate.traffic import Fault, Traffic
+
+from tests.unit.simulate_fakes import COST, Scripted, setting, traffic
 
 
 def poisson(rate: float, count: int, prompt_tokens: np.ndarray) -> Traffic:

@@ -70,7 +70,7 @@ class Policy:
     """Part of both objectives that the smaller pools must leave free."""
     drain_seconds: float = 10.0
     """Within this, or within twice the TTFT objective, a backlog has to be gone."""
-    drain_startups: float = 0.75
+    drain_startups: float = 1.0
     """The same in start-up times; the longest counts."""
     settle_startups: float = 1.5
     """Start-up times after a step up within which nothing shrinks."""

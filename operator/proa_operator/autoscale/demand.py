@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
 from proa_operator.autoscale.steady import Sample, rate_error
 
+_SURE_ERRORS = 2.0
 TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
 """Lengths where no request has been seen yet."""
 
@@ -75,16 +77,17 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
 
 
 def rise_of(samples: tuple[Sample, ...], horizon_seconds: float, period_seconds: float) -> float:
-    """What the rate gains within `horizon_seconds` when it goes on rising as it did, by the flatter half of the past.
+    """What the rate gains within `horizon_seconds` when it goes on rising as it did in both halves of the past.
 
-    A step rises in one half only. A gain below the standard error of a sample is taken for noise. Never below 0:
+    A step rises in one half only. A gain of less than 1.5 standard errors is taken for noise. Never below 0:
     shrinking has windows of its own.
     """
     middle = len(samples) // 2
     if middle < 4:
         return 0.0
-    gain = min(_slope(samples[:middle]), _slope(samples[middle:])) * horizon_seconds
-    return gain if gain > rate_error(samples[-1].rate, period_seconds) else 0.0
+    older, newer = (max(0.0, _slope(part)) for part in (samples[:middle], samples[middle:]))
+    gain = math.sqrt(older * newer) * horizon_seconds
+    return gain if gain > _SURE_ERRORS * rate_error(samples[-1].rate, period_seconds) else 0.0
 
 
 def _slope(samples: tuple[Sample, ...]) -> float:

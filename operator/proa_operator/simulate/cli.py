@@ -33,12 +33,12 @@ from proa_operator.simulate.scenario import Scenario
 from proa_operator.simulate.scenarios import SCENARIOS, Service, recorded
 from proa_operator.simulate.suite import Trial, trial
 
-QUICK_SECONDS, SUITE_SECONDS = 3600, 4 * 3600
-QUICK_GENERATED, SUITE_GENERATED = 2, 12
+QUICK_SECONDS, SUITE_SECONDS = 3600, 2 * 3600
+QUICK_GENERATED, SUITE_GENERATED = 1, 6
 
 
 def simulate(
-    suite: Annotated[bool, typer.Option("--suite", help="All scenarios, four hours each.")] = False,
+    suite: Annotated[bool, typer.Option("--suite", help="All scenarios, two hours each.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="All scenarios, one hour each: within a minute.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only scenarios whose name contains this; repeatable.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Recorded trace (JSON Lines) as one more scenario.")] = None,

@@ -18,7 +18,7 @@ from proa_operator.simulate.scenario import Scenario
 from proa_operator.simulate.traffic import Floats
 
 Mask = npt.NDArray[np.bool_]
-REACTION_SECONDS = 45.0  # three decisions of 15 s: to see the need, to be sure of it, to act
+REACTION_SECONDS = 105.0  # a rate over 60 s shows a step in full, the up window of 30 s confirms it, one period acts
 HOLD_SECONDS = 300.0  # the reference keeps groups that were needed this recently
 TARGET_LOAD = 0.75  # what the reference loads its groups to
 FULL_LOAD = 0.92  # from here on queues grow without bound in practice
