@@ -236,6 +236,36 @@ async def test_one_process_that_cannot_start_ends_all(
     assert supervisor.children[waiting.name].state is State.WAITING
 
 
+@pytest.mark.parametrize("behaviour", ["refuse", "crash"])
+async def test_an_added_process_that_cannot_start_is_dropped(
+    process: Callable[..., Process], tmp_path: Path, behaviour: str
+) -> None:
+    log: list[str] = []
+    first, bad, good = process(), process(behaviour), process()
+    supervisor = Supervisor(
+        _plan(tmp_path, first), lambda child, detail: log.append(detail), backoff=Backoff(first_seconds=0.01)
+    )
+    run = asyncio.create_task(supervisor.run())
+    await _until(supervisor.serving())
+    for added in (bad, good):
+        supervisor.add(added, needed_by=first.name)
+    await _until(supervisor.children[good.name].is_serving.wait())
+    await _until(_dropped(supervisor, bad.name))
+    assert supervisor.children.keys() == {first.name, good.name}
+    assert supervisor.children[first.name].process.needs == (good.name,)
+    assert any(detail.startswith("is given up") for detail in log)
+    await _until(supervisor.remove(good.name))
+    assert supervisor.children.keys() == {first.name}
+    assert not supervisor.is_stopping
+    supervisor.ask_stop()
+    await _until(run)
+
+
+async def _dropped(supervisor: Supervisor, name: str) -> None:
+    while name in supervisor.children:
+        await asyncio.sleep(0.02)
+
+
 async def test_a_state_folder_that_cannot_be_made_is_the_users_to_fix(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PlanError, match="give another --state-dir"):

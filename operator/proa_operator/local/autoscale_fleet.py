@@ -100,7 +100,8 @@ class Fleet:
         while url in self._known and time.monotonic() < until:
             await asyncio.sleep(0.5)
             await self.sync()
-        await self._supervisor.remove(process.name)
+        if process.name in self._supervisor.children:  # else it was given up meanwhile
+            await self._supervisor.remove(process.name)
 
 
 def url_of(process: Process) -> str:

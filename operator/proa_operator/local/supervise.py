@@ -26,6 +26,7 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self._added: set[str] = set()
 
     @property
     def is_stopping(self) -> bool:
@@ -39,10 +40,14 @@ class Supervisor:
         self._stop_asked.set()
 
     def add(self, process: Process, *, needed_by: str = "") -> None:
-        """Start one more process, beside those of the plan; it stops after the one that needs it. PlanError: no log."""
+        """Start one more process, beside those of the plan; it stops after the one that needs it. PlanError: no log.
+
+        When it cannot be started, it is dropped and the others go on: a service that grows loses nothing by trying.
+        """
         child = self._child(process)
         _make_logs(self._state_dir, [child.log_path])
         self.children[process.name] = child
+        self._added.add(process.name)
         if needed_by:
             other = self.children[needed_by]
             other.process = replace(other.process, needs=(*other.process.needs, process.name))
@@ -54,8 +59,10 @@ class Supervisor:
         await child.stop(self._hurry)
         life.cancel()
         await asyncio.gather(life, return_exceptions=True)
-        if self._stop_asked.is_set():
-            return
+        if not self._stop_asked.is_set():
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
         del self.children[name]
         for other in self.children.values():
             kept = tuple(need for need in other.process.needs if need != name)
@@ -98,8 +105,16 @@ class Supervisor:
         life.add_done_callback(self._ended)
 
     def _ended(self, life: asyncio.Task[None]) -> None:
-        """One that ends while it should live ends all the others."""
-        if life in self._lives.values():
+        """A process of the plan that ends while it should live ends all the others."""
+        name = next((known for known, own in self._lives.items() if own is life), None)
+        if name is None or self._stop_asked.is_set():
+            return
+        failure = None if life.cancelled() else life.exception()
+        if name in self._added and failure is not None:
+            del self._lives[name]
+            self._on_change(self.children[name], f"is given up: {failure}")
+            self._drop(name)
+        else:
             self._stop_asked.set()
 
     async def _live(self, child: Child) -> None:
