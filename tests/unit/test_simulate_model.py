@@ -102,6 +102,12 @@ def test_a_group_serves_only_after_its_start() -> None:
     assert outcome.first_token_seconds[1] == pytest.approx(29 + 1 + 0.01)
 
 
+def test_groups_asked_for_later_are_ready_later() -> None:
+    requests = traffic([0.0, 11.0, 12.0], [60_000, 30_000, 1000], [1, 1, 1])
+    outcome = simulate(setting(requests, end_seconds=200.0), Scripted((10.0, 2, 1), (20.0, 3, 1)))
+    assert outcome.first_token_seconds[2] == pytest.approx(50 - 12 + 1 + 0.01)
+
+
 @pytest.mark.parametrize("fault", [Fault(at_seconds=5.0, lost_prefill=1), Fault(at_seconds=15.0, lost_decode=1)])
 def test_a_lost_group_loses_time_and_no_request(fault: Fault) -> None:
     requests = traffic([0.0, 1.0], [10_000, 1000], [2000, 2000])
