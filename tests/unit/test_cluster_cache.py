@@ -108,6 +108,17 @@ def test_pods_on_their_way_to_a_node_count_for_all_other_services(cache: Cache) 
     assert (cache.nodes.unbound_besides(TINY), cache.nodes.unbound_besides(("default", "other"))) == (0, 1)
 
 
+def test_a_promised_pod_counts_once(cache: Cache) -> None:
+    other, pod = ("default", "other"), pod_body(gated=True, phase="Pending")
+    cache.put(kinds.POD, pod)
+    cache.nodes.promise(TINY, frozenset({pod["metadata"]["name"], "gone"}))
+    assert (cache.nodes.unbound_besides(TINY), cache.nodes.unbound_besides(other)) == (0, 1)
+    cache.put(kinds.POD, pod_body(version=2, phase="Pending"))
+    assert cache.nodes.unbound_besides(other) == 1
+    cache.nodes.promise(TINY, frozenset())
+    assert cache.nodes.unbound_besides(other) == 1
+
+
 POD_STEPS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["", "n0", "n1"]), st.integers(0, 8), st.booleans()), max_size=30
 )

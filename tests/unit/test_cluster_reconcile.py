@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.errors import Unreachable
 from proa_operator.cluster.reconcile import Reconciler
 from proa_operator.cluster.status import StatusWriter
-from proa_operator.plan.actions import Delete, Plan
+from proa_operator.plan.actions import Delete, Plan, Ungate
 from proa_operator.plan.state import Observed
 
 from tests.unit.cluster_api import FakeApi
-from tests.unit.cluster_objects import service_body
+from tests.unit.cluster_objects import pod_body, service_body
 
 KEY: ServiceKey = ("default", "tiny")
 
@@ -29,6 +30,7 @@ class Around:
         self.leftovers = ["old"]
         self.status = status
         self.is_reachable = True
+        self.on_act: Callable[[], None] = lambda: None
         api, stub = FakeApi(), _Stub(self)
         api.seed({**service_body(), "status": {"told": 1}})
         whatever: Any = stub
@@ -85,6 +87,7 @@ class _Stub:
 
     async def act(self, action: object, scope: object) -> None:
         self._around.log.append("act")
+        self._around.on_act()
 
 
 @pytest.mark.parametrize(
@@ -118,3 +121,17 @@ async def test_doubt_stays_until_the_reading_succeeds() -> None:
     await around.reconciler.reconcile(KEY, 0.0)
     await around.reconciler.reconcile(KEY, 0.0)
     assert around.log == ["plan", "plan", "confirm", "plan", "act", "plan", "act"]
+
+
+async def test_room_that_is_being_taken_is_not_there_for_others() -> None:
+    """Services are planned side by side: the second is planned before the first has written anything."""
+    around = Around({"told": 1})
+    pod = pod_body(gated=True)
+    around.cache.put(kinds.POD, pod)
+    name = pod["metadata"]["name"]
+    ungate = Plan(actions=(Ungate(group="g", pods=(name,)),), status={"told": 1}, wake_at=None)
+    around.reconciler.planner = lambda observed: ungate
+    taken: list[int] = []
+    around.on_act = lambda: taken.append(around.cache.nodes.unbound_besides(("default", "other")))
+    await around.reconciler.reconcile(KEY, 0.0)
+    assert (taken, around.cache.nodes.unbound_besides(("default", "other"))) == ([1], 0)

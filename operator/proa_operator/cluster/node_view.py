@@ -24,6 +24,7 @@ class NodeView:
         self._waiting: Counter[ServiceKey] = Counter()
         self._unbound: Counter[ServiceKey] = Counter()
         self._num_unbound = 0
+        self._promised: dict[ServiceKey, frozenset[str]] = {}
         self._states: dict[str, NodeState] = {}
         self.states: Mapping[str, NodeState] = MappingProxyType(self._states)
 
@@ -52,9 +53,22 @@ class NodeView:
             self._refresh(node)
         return set(self._waiting) if before[1] else set()
 
+    def promise(self, service: ServiceKey, pods: frozenset[str]) -> None:
+        """Names of its pods that are about to pass their gates; none ends the promise.
+
+        Services are planned side by side: without it each would count on the room that all others count on.
+        """
+        self._promised.pop(service, None)
+        if pods:
+            self._promised[service] = pods
+
     def unbound_besides(self, service: ServiceKey) -> int:
-        """Ungated pods of other services that have no node yet."""
-        return self._num_unbound - self._unbound.get(service, 0)
+        """Pods of other services that have no node yet, and are ungated or about to be."""
+        others = ((key[0], pod) for key, pods in self._promised.items() if key != service for pod in pods)
+        return self._num_unbound - self._unbound.get(service, 0) + sum(map(self._is_gated, others))
+
+    def _is_gated(self, pod: tuple[str, str]) -> bool:
+        return pod in self._pods and names.GANG_GATE in self._pods[pod][1].gates
 
     def _count(self, service: ServiceKey, facts: PodFacts, *, sign: int) -> None:
         node, requests = _taken(facts)

@@ -20,7 +20,7 @@ from proa_operator.cluster.pod_refusals import PodRefusals
 from proa_operator.cluster.read import Reader
 from proa_operator.cluster.status import StatusWriter, refused_status
 from proa_operator.cluster.workers import Workers
-from proa_operator.plan.actions import Plan
+from proa_operator.plan.actions import Plan, Ungate
 from proa_operator.plan.state import Observed
 from proa_operator.render import RenderError
 
@@ -94,7 +94,14 @@ class Reconciler:
             self._doubted.discard(key)
             await self.reconcile(key, due)
             return
-        await self._carry_out(plan, scope, reign, due)
+        nodes = self._cache.nodes
+        nodes.promise(
+            key, frozenset(pod for action in plan.actions if isinstance(action, Ungate) for pod in action.pods)
+        )
+        try:
+            await self._carry_out(plan, scope, reign, due)
+        finally:
+            nodes.promise(key, frozenset())
 
     def _plan(self, key: ServiceKey, scope: Scope) -> Plan:
         started = asyncio.get_running_loop().time()
