@@ -23,7 +23,7 @@ import torch
 import triton
 
 from bench.kernels.measure import Ceilings, measure_ceilings
-from bench.kernels.rows import Row, align_rows, gate_rows, layer_rows
+from bench.kernels.rows import Row, align_rows, decode_rows, gate_rows, layer_rows
 from bench.serving.provenance import ROOT, provenance
 
 VERIFY_SECONDS = 100
@@ -89,6 +89,7 @@ def verify(parts: int) -> dict[str, str]:
 def all_rows(ceilings: Ceilings, refused: frozenset[str]) -> Iterator[Row]:
     yield from align_rows(ceilings)
     yield from gate_rows(ceilings)
+    yield from decode_rows(ceilings)
     yield from layer_rows(ceilings, refused)
 
 

@@ -57,7 +57,7 @@ def _replay_us(graph: torch.cuda.CUDAGraph, replays: int) -> float:
     graph.replay()
     times = []
     for _ in range(replays):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from proa_kernels.arch import ROW_TILES, row_tile
-from proa_kernels.gate import GateSpec
+from proa_kernels.gate import GateSpec, gate
 from proa_kernels.gate_triton import launch_gate
 from proa_kernels.moe_align import Alignment, empty_alignment, moe_align
+from proa_kernels.moe_decode import moe_decode
 from proa_kernels.moe_gemm import moe_combine
 from proa_kernels.testing import relative_error, tolerance
 
@@ -135,6 +136,28 @@ def _layer(problem: Problem, kind: Kind, ceilings: Ceilings, refused: frozenset[
     if kind == "bf16":
         launches = [partial(torch_layer, problem, routing) for routing in range(len(problem.ids))]
         yield Row(name=f"layer torch {name}", timing=time_launches(launches), floor_us=sum(floors), detail="grouped_mm")
+
+
+def decode_rows(ceilings: Ceilings) -> Iterator[Row]:
+    """Gate and experts of few tokens in one graph, as a decode step launches them."""
+    layers: tuple[tuple[MoeShape, Kind], ...] = ((DSV3_TP8, "a16w8"), (QWEN3, "bf16"))
+    for shape, kind in layers:
+        for tokens in (1, 4):
+            problem = Problem.random(shape, kind, tokens, NUM_ROTATED)
+            logits = [torch.randn(tokens, shape.num_experts, device="cuda") for _ in range(NUM_ROTATED)]
+            launches = [partial(_gate_and_experts, problem, one) for one in logits]
+            yield Row(
+                name=f"gate + decode {shape.name} {kind} {tokens}", timing=time_launches(launches),
+                floor_us=sum(layer_floors(problem, kind, ceilings)), detail="logits to output",
+                public_us=38.7 if (shape, tokens) == (DSV3_TP8, 1) else 0.0,
+                bound_us=22.0 if (shape, tokens) == (DSV3_TP8, 1) else 0.0,
+            )  # fmt: skip
+            del problem
+
+
+def _gate_and_experts(problem: Problem, logits: torch.Tensor) -> torch.Tensor:
+    weights, ids = gate(logits, GateSpec(top_k=problem.shape.per_token))
+    return moe_decode(problem.x, weights, ids, problem.w13, problem.w2, problem.w13_scale, problem.w2_scale)
 
 
 def _sweep(

@@ -99,7 +99,7 @@ def _align_graph(launch: AlignLaunch) -> str:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             launch(ids, BLOCK, None, None, first)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         for _ in range(10):
             ids.copy_(_ids(tokens))
             for tensor in first + second:
@@ -129,7 +129,8 @@ def _gate(name: str) -> str:
         share = float((ids != ids_ref).float().mean())
         if share > (0.0 if is_exact else 1e-3):
             return f"{tokens} tokens: {share:.1e} of the ids differ"
-        if (error := relative_error(weights, weights_ref)) > 1e-5 + share:
+        is_same = (ids == ids_ref).all(1)
+        if not (error := relative_error(weights[is_same], weights_ref[is_same])) < 1e-5:
             return f"{tokens} tokens: weights off by {error:.1e}"
     return ""
 

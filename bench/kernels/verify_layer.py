@@ -86,7 +86,7 @@ def _graph_and_streams(tokens: int) -> str:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = layer(inputs.x, inputs.weights, inputs.ids)
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     for _ in range(10):
         inputs.fill()
         poison_(out)

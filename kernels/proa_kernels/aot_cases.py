@@ -79,7 +79,7 @@ def _gate_cases() -> Iterator[Case]:
     yield make_case("gate of parts", gate_kernel, types | {"logits_ptr": "*fp32"}, shape | plain | parts, 1)
     for name, w_type in (("bf16", "*bf16"), ("fp32", "*fp32")):
         types = {"x_ptr": "*bf16", "w_ptr": w_type, "parts_ptr": "*fp32"}
-        constants = {"ROWS": ROWS, "COLS": COLS, "DEPTH": DEPTH, "FLOAT32": name == "fp32"}
+        constants = {"ROWS": ROWS, "COLS": COLS, "DEPTH": DEPTH, "FLOAT32": name == "fp32", "PRECISION": "ieee"}
         needs: tuple[Need, ...] = ("mfma", "wide_loads")
         yield make_case(f"router {name}", router_kernel, types, constants, 2, needs=needs)
 
