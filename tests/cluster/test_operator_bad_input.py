@@ -34,7 +34,7 @@ CASES: dict[str, tuple[Document, str, str, str, str]] = {
     "no-claim": (
         {"model": {"uri": "pvc://weights/tiny", "name": "tiny-moe"}},
         *("CapacityAvailable", "False", "Unschedulable"),
-        '(persistentvolumeclaim "weights" not found): make the claim, or correct spec.model.uri',
+        'persistentvolumeclaim "weights" not found): make the claim, or correct spec.model.uri',
     ),
     "no-image": (
         {"pools.podTemplate": {"metadata": {"annotations": {"testbed.proa.dev/image-error": "ImagePullBackOff"}}}},
