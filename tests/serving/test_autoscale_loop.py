@@ -31,7 +31,7 @@ from rich.console import Console
 
 PERIOD, MOST = 2.0, 4
 SLOW, FAST = 1.6, 8.0  # requests a second
-TTFT, ITL = 2.0, 0.080
+TTFT, ITL = 2.0, 0.100
 SPEEDS = {"step": 0.02, "token": 0.004, "sequence": 0.004}
 """Seconds: slow on purpose, so that a few requests a second keep two cores' worth of processes busy."""
 COST = {
@@ -122,7 +122,7 @@ async def served(folder: Path, *, least: int = 1) -> AsyncIterator[tuple[LocalPl
     (folder / "cost.yaml").write_text(yaml.safe_dump(COST))
     pools = {role: {"min": least, "max": MOST} for role in ("prefill", "decode")}
     autoscaling = {"mode": "Active", **pools, "behavior": BEHAVIOR}
-    engine = {"type": "sim", "args": ["--sim-profile", str(folder / "cost.yaml")]}
+    engine = {"type": "sim", "args": ["--sim-profile", str(folder / "cost.yaml"), "--max-num-batched-tokens", "256"]}
     manifest = {
         "apiVersion": "proa.dev/v1alpha1",
         "kind": "DisaggregatedService",
