@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from proa_operator.autoscale.demand import rise_of
 from proa_operator.autoscale.signals import LengthBucket
 from proa_operator.autoscale.steady import Sample, rate_error, sample_of, steady_of

@@ -33,12 +33,12 @@ from proa_operator.simulate.scenario import Scenario
 from proa_operator.simulate.scenarios import SCENARIOS, Service, recorded
 from proa_operator.simulate.suite import Trial, trial
 
-QUICK_SECONDS, SUITE_SECONDS = 3600, 2 * 3600
-QUICK_GENERATED, SUITE_GENERATED = 1, 6
+QUICK_SECONDS, SUITE_SECONDS = 3600, 5400
+QUICK_GENERATED, SUITE_GENERATED = 1, 3
 
 
 def simulate(
-    suite: Annotated[bool, typer.Option("--suite", help="All scenarios, two hours each.")] = False,
+    suite: Annotated[bool, typer.Option("--suite", help="All scenarios, 90 minutes each.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="The suite with one hour each: about a minute of a core.")
     ] = False,

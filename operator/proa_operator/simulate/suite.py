@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proa_operator.simulate.experiment import Experiment, prepared
@@ -66,7 +66,3 @@ def trial(scenario: Scenario, policies: Callable[[Scenario], Sequence[Policy]] =
         for name, _, score in runs
     )
     return Trial(experiment=experiment, rows=rows, outcomes={name: outcome for name, outcome, _ in runs})
-
-
-def trials(scenarios: Sequence[Scenario]) -> Iterator[Trial]:
-    return (trial(scenario) for scenario in scenarios)
