@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from proa_operator.cluster import kinds
+from proa_operator.cluster.api import Api, Ref
 from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.downloads import Downloads, Progress
 from proa_operator.cluster.errors import Busy, ClusterError, Conflict, Gone, Refused, api_error
@@ -118,3 +119,26 @@ async def test_a_service_with_a_defect_holds_up_no_other(caplog: pytest.LogCaptu
     assert done[:3] == [("d", "broken"), ("d", "unlucky"), ("d", "fine")]
     assert "defect in reconcile" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ('Pod "p" is invalid: metadata.uid: Invalid value: "u": field is immutable', Conflict),
+        ("the server rejected our request due to an error in our request: test failed", Conflict),
+        ('Pod "p" is invalid: spec.containers: Required value', Refused),
+    ],
+)
+async def test_a_patch_of_another_object_of_that_name_is_a_conflict(
+    message: str, kind: type[ClusterError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*args: Any, **named: Any) -> None:
+        raise Refused(422, "Invalid", message)
+
+    nowhere: Any = None
+    api = Api(nowhere)
+    monkeypatch.setattr(api, "_write", refuse)
+    ref = Ref(kind=kinds.POD, name="p", namespace="default")
+    for patch in (api.strategic_patch(ref, {}), api.merge_patch(ref, {}, manager="m"), api.json_patch(ref, [])):
+        with pytest.raises(kind):
+            await patch
