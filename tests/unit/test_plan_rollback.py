@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -159,6 +160,22 @@ def test_pause_moves_groups_off_a_bad_node() -> None:
     world.run(300)
     assert not [pod for pod in world.pods.values() if pod.node == node and pod.is_routable]
     assert sorted(serving(world).values()) == [revision(world, ONE)] * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_scaling_and_bad_nodes_in_a_pause_break_no_invariant_and_come_to_rest(seed: int) -> None:
+    chance = random.Random(seed)
+    world = paused(nodes=chance.choice([5, 8]), prefill=chance.randint(1, 2), decode=chance.randint(1, 2))
+    for _ in range(6):
+        if chance.random() < 0.5:
+            world.scale(chance.choice(list(Role)), chance.randint(1, 3))
+        else:
+            world.set_node(chance.choice(sorted(world.nodes or ())), is_unschedulable=chance.random() < 0.5)
+        world.run(chance.uniform(5, 200))
+    for node in list(world.nodes or ()):
+        world.set_node(node, is_unschedulable=False)
+    world.run(600)
+    assert not world.plan().actions
 
 
 def test_first_install_never_rolls_back() -> None:
