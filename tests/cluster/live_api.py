@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +22,7 @@ from testbed.errors import BedError
 from testbed.wait import until
 
 SECONDS = 30.0
+STREAM_SECONDS = 240
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 PATHS: Mapping[str, str] = {
     "Pod": "/api/v1/{}pods",
@@ -89,53 +94,59 @@ class Watches:
 
     def __init__(self, api: RawApi, namespace: str, kinds: tuple[str, ...], see: Callable[[Seen], None]) -> None:
         """Nothing flows yet."""
-        self._api, self._namespace, self._see = api, namespace, see
-        self._threads = [threading.Thread(target=self._follow, args=(kind,), daemon=True) for kind in kinds]
-        self._connections: list[http.client.HTTPSConnection] = []
+        self._api, self._namespace, self._kinds, self._see = api, namespace, kinds, see
+        self._threads = ThreadPoolExecutor(len(kinds))
+        self._streams: list[Future[None]] = []
+        self._connections: dict[str, http.client.HTTPSConnection] = {}
         self._is_over = False
         self.lock = threading.RLock()
-        self.failure: BaseException | None = None
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._streams = [self._threads.submit(self._follow, kind) for kind in self._kinds]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Raises what broke a stream, also when the test has failed by then: without its events it had to."""
         self._is_over = True
-        for connection in self._connections:
+        for connection in self._connections.values():
             if connection.sock is not None:
-                connection.sock.shutdown(2)
-        for thread in self._threads:
-            thread.join(SECONDS)
-        for connection in self._connections:
-            connection.close()
-        if self.failure is not None:
-            raise self.failure  # also when the test has failed by then: without its events it had to
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        self._threads.shutdown()
+        for stream in self._streams:
+            stream.result()
 
     def _follow(self, kind: str) -> None:
-        namespace = "" if kind == "Node" else self._namespace
+        """The API server ends a stream that is read too slowly: it goes on from the last event."""
+        path = self._api.path(kind, namespace="" if kind == "Node" else self._namespace)
+        version = "0"
+        while not self._is_over:
+            words = f"{path}?watch=1&timeoutSeconds={STREAM_SECONDS}&resourceVersion={version}"
+            answer = until(partial(self._opened, kind, words), seconds=SECONDS, what=f"a watch of {kind}")
+            with answer, closing(self._connections[kind]):
+                version = self._read(kind, answer, version)
+
+    def _read(self, kind: str, answer: http.client.HTTPResponse, version: str) -> str:
+        """Until the stream ends; the version of its last event."""
+        while line := self._line(answer):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                raise BedError(f"the watch of {kind} broke: {event['object'].get('message')}")
+            with self.lock:
+                self._see(Seen(at=time.time(), kind=kind, type=event["type"], body=event["object"]))
+            version = event["object"]["metadata"]["resourceVersion"]
+        return version
+
+    def _line(self, answer: http.client.HTTPResponse) -> bytes:
         try:
-            self._read(kind, f"{self._api.path(kind, namespace=namespace)}?watch=1&resourceVersion=0")
-        except Exception as error:
-            if not self._is_over:
-                self.failure = error
+            return answer.readline()
+        except (OSError, ValueError, http.client.HTTPException):
+            if self._is_over:
+                return b""  # the end of the test cuts the stream anywhere
+            raise
 
-    def _read(self, kind: str, path: str) -> None:
-        answer = until(lambda: self._opened(path), seconds=SECONDS, what=f"a watch of {kind}")
-        with answer:
-            while line := answer.readline():
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise BedError(f"the watch of {kind} broke: {event['object'].get('message')}")
-                with self.lock:
-                    self._see(Seen(at=time.time(), kind=kind, type=event["type"], body=event["object"]))
-        if not self._is_over:
-            raise BedError(f"the watch of {kind} ended")
-
-    def _opened(self, path: str) -> http.client.HTTPResponse | None:
+    def _opened(self, kind: str, path: str) -> http.client.HTTPResponse | None:
         """None as long as the API server does not serve the kind yet."""
         connection = self._api.connect(None)
         connection.request("GET", path)
@@ -143,5 +154,5 @@ class Watches:
         if answer.status != 200:
             connection.close()
             return None
-        self._connections.append(connection)
+        self._connections[kind] = connection
         return answer
