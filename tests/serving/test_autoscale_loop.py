@@ -163,13 +163,18 @@ async def until(condition: Any, *, what: str, seconds: float = 60.0) -> None:
         await asyncio.sleep(0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["prometheus", "own"])
-async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def choose(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's Prometheus, or the scrape loop."""
     if source == "own":
         monkeypatch.setattr("proa_operator.local.autoscale_prometheus.shutil.which", lambda _: None)
     elif shutil.which("prometheus") is None:
         pytest.skip("Debian's package prometheus is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["prometheus", "own"])
+async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(source, monkeypatch)
     limits = httpx.Limits(max_connections=500)
     async with served(tmp_path) as (plan, autoscaler), httpx.AsyncClient(timeout=60.0, limits=limits) as client:
         load = Load(plan, client)
@@ -196,9 +201,12 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
 
 
 @pytest.mark.slow
-async def test_a_service_sleeps_and_a_request_wakes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", ["prometheus", "own"])
+async def test_a_service_sleeps_and_a_request_wakes_it(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Asleep, the gateway answers 404 at once and counts the request; a client that tries again is served."""
-    monkeypatch.setattr("proa_operator.local.autoscale_prometheus.shutil.which", lambda _: None)
+    choose(source, monkeypatch)
     body = {"model": "loop", "prompt": "a b c", "max_tokens": 4}
     async with served(tmp_path, least=0) as (plan, autoscaler), httpx.AsyncClient(timeout=30.0) as client:
         running = asyncio.create_task(autoscaler.run())
@@ -212,4 +220,4 @@ async def test_a_service_sleeps_and_a_request_wakes_it(tmp_path: Path, monkeypat
         running.cancel()
     assert set(answers[1:]) <= {200, 404, 503}
     woken = next(record for record in records(plan) if record["outcome"]["reason"] == "WakeUp")
-    assert sizes(woken) == (1, 1)
+    assert min(sizes(woken)) >= 1
