@@ -111,7 +111,8 @@ class Fleet:
         uid, address = meta["uid"], status.get("podIP", "")
         if event == "DELETED" or names.ROLE_LABEL not in meta["labels"] or not address:
             self._restarts.pop(uid, None)
-            return self.workers.pop(uid, None) and None
+            self.workers.pop(uid, None)
+            return None
         restarts = sum(one["restartCount"] for one in status.get("containerStatuses", ()))
         if uid not in self.workers or restarts != self._restarts[uid]:
             self._restarts[uid] = restarts

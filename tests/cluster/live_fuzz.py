@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from proa_operator.render import revision_of
 
 from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
+from testbed.errors import BedError
 from tests.cluster.live_api import MERGE, RawApi, Seen, Watches
 from tests.cluster.live_fleet import Fleet, PlayedWorker, addressed_nodes
 from tests.cluster.live_mirror import KINDS, Frame, Judged, Mirror, judge, pod_of
@@ -104,13 +106,15 @@ class LiveWorld(Mirror):
         self.api.apply("DisaggregatedService", self.namespace, self.document())
 
     def crash(self, pod: Pod) -> None:
-        """Its container ends at once, and starts again after a second."""
+        """Its container ends at once, and starts again after a second; a pod that is gone already has no other end."""
         notes = {f"{PLAYED}crash-seconds": "1", f"{PLAYED}crash-times": str(pod.num_restarts + 1)}
         if pod.node and not pod.is_terminating:
-            self._patch("Pod", pod.name, {"metadata": {"uid": pod.uid, "annotations": notes}})
+            with suppress(BedError):
+                self._patch("Pod", pod.name, {"metadata": {"uid": pod.uid, "annotations": notes}})
 
     def lose_pod(self, pod: Pod) -> None:
-        self.api.call("DELETE", self.api.path("Pod", pod.name, self.namespace))
+        with suppress(BedError):
+            self.api.call("DELETE", self.api.path("Pod", pod.name, self.namespace))
 
     def set_node(self, name: str, **fields: Any) -> None:
         for field, value in fields.items():
