@@ -141,7 +141,7 @@ def serving(world: World) -> dict[str, str]:
     return {pod.set_name: world.sets[pod.set_name].revision for pod in world.pods.values() if pod.is_routable}
 
 
-@pytest.mark.parametrize(("wanted", "served"), [(4, 4), (2, 2), (1, 2)])
+@pytest.mark.parametrize(("wanted", "served"), [(4, 4), (2, 2), (1, 1)])
 def test_pause_scales_the_good_revision_and_keeps_the_failed_one_to_look_at(wanted: int, served: int) -> None:
     world = paused()
     failed = {owner.name for owner in world.sets.values() if owner.revision == revision(world, TWO)}
@@ -151,6 +151,24 @@ def test_pause_scales_the_good_revision_and_keeps_the_failed_one_to_look_at(want
     assert decode == [revision(world, ONE)] * served
     assert failed
     assert failed <= set(world.sets)
+
+
+def test_pause_spares_a_failed_group_that_serves_within_the_surge() -> None:
+    rollout = {"onFailure": "Pause"}
+    world = installed(prefill=4, decode=4, rollout=rollout)
+    world.behaviours[TWO] = Behaviour(error_rate=0.1, start_seconds=120)
+    world.change(service(prefill=4, decode=4, model=TWO, rollout=rollout))
+    assert world.run(5000, until=lambda: has_failed(world))
+    world.run(600)
+    before = serving(world)
+    assert revision(world, TWO) in before.values()
+    world.run(600)
+    assert serving(world) == before
+    world.scale(Role.DECODE, 2)
+    world.run(600)
+    left = [name for name in serving(world) if "-decode-" in name]
+    assert 2 <= len(left) <= 3
+    assert not world.plan().actions
 
 
 def test_pause_moves_groups_off_a_bad_node() -> None:

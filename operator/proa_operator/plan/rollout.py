@@ -165,9 +165,16 @@ def _leavers(situation: Situation) -> Iterator[tuple[Why, Standing]]:
         yield Why.ROLLBACK, standing
     for role, wanted in situation.wanted.items():
         keepers = sorted(_keepers(situation, role), key=_order)
-        most = wanted + (situation.spec.rollout.max_surge_groups if situation.is_paused else 0)
-        for standing in keepers[: max(0, len(keepers) - most)]:
+        for standing in keepers[: max(0, len(keepers) - wanted - _spared(situation, keepers))]:
             yield Why.SCALE_IN, standing
+
+
+def _spared(situation: Situation, keepers: list[Standing]) -> int:
+    """Groups beyond the wanted number that a pause leaves, as the surge made them: failed ones that serve."""
+    if not situation.is_paused:
+        return 0
+    failed = sum(standing.group.revision != situation.filling for standing in keepers)
+    return min(situation.spec.rollout.max_surge_groups, failed)
 
 
 def _in_the_way(situation: Situation) -> Iterator[Standing]:
