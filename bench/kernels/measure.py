@@ -63,7 +63,7 @@ def _replay_us(graph: torch.cuda.CUDAGraph, replays: int) -> float:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) * 1e3)
-    return median(times)
+    return float(median(times))
 
 
 def measure_ceilings() -> Ceilings:
