@@ -89,6 +89,13 @@ async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: f
     assert count(worker, "vllm:prompt_tokens_total") == num_counted
 
 
+async def test_a_hand_off_tells_its_queue_and_prefill_time() -> None:
+    worker, stream = make(True, is_hand_off=True, arrived_at=10.0, scheduled_at=11.0)
+    stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason="length")), 13.0, None)
+    sums = [count(worker, f"vllm:request_{stage}_time_seconds_sum") for stage in ("queue", "prefill")]
+    assert sums == [1.0, 2.0]
+
+
 ENDS = {
     "answered": (None, (1, 0)),
     "bug": (RuntimeError("bug"), (1, 1)),

@@ -97,14 +97,15 @@ class _Clock:
             self._ended(outcome.finish, now)
 
     def _started(self, now: float) -> None:
+        self._metrics.ttft.observe(now - self._seq.arrived_at)
+        self._prefilled(now)
+
+    def _prefilled(self, now: float) -> None:
+        """The prompt was read: for a hand-off at its end, else with the first token."""
         seq = self._seq
-        self._metrics.ttft.observe(now - seq.arrived_at)
         self._tally.add_ttft(now - seq.arrived_at)
         self._metrics.queue.observe(seq.scheduled_at - seq.arrived_at)
         self._metrics.prefill.observe(now - seq.scheduled_at)
-        self._count_prompt()
-
-    def _count_prompt(self) -> None:
         self._metrics.prompt_tokens.inc(self._seq.num_prompt)
         self._metrics.prompt_length.observe(self._seq.num_prompt)
         self._metrics.prefix_queries.inc(self._seq.num_prompt)
@@ -117,8 +118,7 @@ class _Clock:
         num_output = len(self._seq.row.output_ids)
         self._metrics.output_length.observe(num_output)
         if self._seq.is_hand_off and finish.reason == "length":
-            self._tally.add_ttft(now - self._seq.arrived_at)
-            self._count_prompt()
+            self._prefilled(now)
         if num_output > 1:
             self._metrics.decode.observe(self._last - self._first)
             self._metrics.tpot.observe((self._last - self._first) / (num_output - 1))
