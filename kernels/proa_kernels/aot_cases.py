@@ -36,7 +36,7 @@ def cases_for(arch: Arch) -> Iterator[Case]:
 
 
 def _align_cases(arch: Arch) -> Iterator[Case]:
-    for tokens in (1, 16, 256, 1024, 16384):
+    for tokens in (16, 256, 1024, 16384):
         plan = align_plan(tokens * 8, arch)
         common = {"TILE": plan.tile, "EP": NUM_EXPERTS, "HAS_MAP": False, "HAS_TOKENS": False}
         padded = common | {"M": 64, "WIDTH": pad_width(64, NUM_EXPERTS, plan.num_warps * arch.wave_size)}
