@@ -33,14 +33,14 @@ from proa_operator.simulate.scenario import Scenario
 from proa_operator.simulate.scenarios import SCENARIOS, Service, recorded
 from proa_operator.simulate.suite import Trial, trial
 
-QUICK_SECONDS, SUITE_SECONDS = 3600, 5400
+QUICK_SECONDS, SUITE_SECONDS = 3000, 5400
 QUICK_GENERATED, SUITE_GENERATED = 1, 3
 
 
 def simulate(
     suite: Annotated[bool, typer.Option("--suite", help="All scenarios, 90 minutes each.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The suite with one hour each: about a minute of a core.")
+        bool, typer.Option("--quick", help="The suite with 50 minutes each: within a minute of a free core.")
     ] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only scenarios whose name contains this; repeatable.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Recorded trace (JSON Lines) as one more scenario.")] = None,
