@@ -132,8 +132,8 @@ class Judged:
 def judge(frames: Iterable[Frame], first: DisaggregatedService, *, has_nodes: bool) -> Judged:
     """All invariants at every event, in the order of the API server's store. Broken for the first that fails.
 
-    The operator decides by what it has seen, and a write takes its time: within LAG_SECONDS of a crash, of a change of
-    the spec or of a node an action is not held against it.
+    The operator decides by what it has seen, and its writes take their time: what it decided before a crash or a change
+    of the spec or of a node, or less than LAG_SECONDS after it, is not held against it.
     """
     invariants, num_actions, num_late = Invariants(), 0, 0
     mirror, disturbed_at = Mirror(first, nodes={} if has_nodes else None), 0.0
@@ -147,10 +147,15 @@ def judge(frames: Iterable[Frame], first: DisaggregatedService, *, has_nodes: bo
         try:
             invariants(mirror, action)
         except Broken:
-            if frame.seen.at - disturbed_at > LAG_SECONDS:
+            if _decided_at(action, frame.seen.at) - disturbed_at > LAG_SECONDS:
                 raise
             num_late += 1
     return Judged(num_checks=invariants.num_checks, num_actions=num_actions, num_late=num_late)
+
+
+def _decided_at(action: Action | None, at: float) -> float:
+    """A drain tells when it was planned; of any other action it is when it was seen."""
+    return action.memo.drain.since if isinstance(action, Remember) and action.memo.drain is not None else at
 
 
 def pod_of(body: Document) -> Pod:
