@@ -82,7 +82,8 @@ class Mirror(World):
         known, memo = self.sets.get(meta["name"]), (meta.get("annotations") or {}).get(names.MEMO_ANNOTATION, "{}")
         is_deleting = not is_there or "deletionTimestamp" in meta
         if known is None or (known.is_deleting and not is_deleting):
-            self.sets[meta["name"]] = set_of(body, self.now)
+            if not is_deleting:
+                self.sets[meta["name"]] = set_of(body, self.now)
             return None
         before, known.memo = known.memo, GroupMemo.from_text(memo)
         if is_deleting and not known.is_deleting:
