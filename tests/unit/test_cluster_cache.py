@@ -44,6 +44,17 @@ def test_a_deleted_object_does_not_come_back_with_a_late_event(cache: Cache, new
     assert (cache.children(TINY), news) == ([], [{TINY}, {TINY}])
 
 
+def test_an_object_that_lost_its_label_comes_back_with_it(cache: Cache) -> None:
+    body = set_body(version=5)
+    name, uid = body["metadata"]["name"], body["metadata"]["uid"]
+    cache.put(kinds.STATEFUL_SET, body)
+    cache.remove(kinds.STATEFUL_SET, "default", name, uid, 6)
+    cache.put(kinds.STATEFUL_SET, set_body(version=6))
+    assert cache.get(kinds.STATEFUL_SET, "default", name) is None, "what left with version 6 is not news"
+    cache.put(kinds.STATEFUL_SET, set_body(version=7))
+    assert cache.get(kinds.STATEFUL_SET, "default", name) is not None
+
+
 def test_the_removal_of_a_former_object_does_not_touch_its_namesake(cache: Cache) -> None:
     old, new = pod_body(version=5), pod_body(version=9)
     old["metadata"]["uid"], new["metadata"]["uid"] = "old", "new"

@@ -89,11 +89,12 @@ async def test_only_a_finished_hand_off_counts_its_prompt(reason, num_counted: f
     assert count(worker, "vllm:prompt_tokens_total") == num_counted
 
 
-async def test_a_hand_off_tells_its_queue_and_prefill_time() -> None:
-    worker, stream = make(True, is_hand_off=True, arrived_at=10.0, scheduled_at=11.0)
+@pytest.mark.parametrize(("scheduled_at", "sums"), [(11.0, [1.0, 2.0]), (0.0, [3.0, 0.0])])
+async def test_a_hand_off_tells_its_queue_and_prefill_time(scheduled_at: float, sums: list[float]) -> None:
+    """Also one whose blocks were all cached, which no step was planned for."""
+    worker, stream = make(True, is_hand_off=True, arrived_at=10.0, scheduled_at=scheduled_at)
     stream.put(Outcome(seq=stream.seqs[0], finish=Finish(reason="length")), 13.0, None)
-    sums = [count(worker, f"vllm:request_{stage}_time_seconds_sum") for stage in ("queue", "prefill")]
-    assert sums == [1.0, 2.0]
+    assert [count(worker, f"vllm:request_{stage}_time_seconds_sum") for stage in ("queue", "prefill")] == sums
 
 
 ENDS = {

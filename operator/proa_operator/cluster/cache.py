@@ -6,6 +6,7 @@ answer to a write is in the cache at once, and a watch event that is older than 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Cache:
         self._on_news = on_news
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {}
         self._children: dict[ServiceKey, dict[tuple[str, str], Stored]] = {}
-        self._tombstones: OrderedDict[str, None] = OrderedDict()
+        self._tombstones: OrderedDict[str, float] = OrderedDict()
+        """Uid of what is gone -> version up to which news of it is old."""
         self.nodes = NodeView()
 
     def put(self, kind: Kind, body: Mapping[str, Any]) -> None:
@@ -61,7 +63,8 @@ class Cache:
     def _put(self, kind: Kind, body: Mapping[str, Any]) -> set[ServiceKey]:
         new = stored_of(kind, body)
         old = self._objects.get(kind.name, {}).get((new.namespace, new.name))
-        if new.uid in self._tombstones or (old is not None and old.uid == new.uid and old.version >= new.version):
+        is_known = old is not None and old.uid == new.uid and old.version >= new.version
+        if is_known or new.version <= self._tombstones.get(new.uid, -1.0):
             return set()
         if not _is_of_interest(new):
             return self._drop(old) if old is not None else set()
@@ -71,9 +74,12 @@ class Cache:
             self._children.setdefault((new.namespace, new.service), {})[kind.name, new.name] = new
         return moved | self._changed(None if moved else old, new)
 
-    def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """An object that is gone; another one of the same name is not touched."""
-        self._tombstones[uid] = None
+    def remove(self, kind: Kind, namespace: str, name: str, uid: str, version: float = math.inf) -> None:
+        """An object that is gone since `version`; another one of the same name is not touched.
+
+        To a watch by labels it is also gone when it loses its label, and may come back under the same uid.
+        """
+        self._tombstones[uid] = max(version, self._tombstones.get(uid, -1.0))
         if len(self._tombstones) > _MOST_TOMBSTONES:
             self._tombstones.popitem(last=False)
         old = self._objects.get(kind.name, {}).get((namespace, name))

@@ -146,7 +146,8 @@ class Runtime:
             if event != "DELETED" and (key := self.pod_refusals.note(body)):
                 self._on_news({key})
         elif event == "DELETED":
-            self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"])
+            version = int(meta["resourceVersion"])
+            self.cache.remove(kind, meta.get("namespace", ""), meta["name"], meta["uid"], version)
         else:
             self.cache.put(kind, body)
 
@@ -196,6 +197,8 @@ class Runtime:
         """
         reign = self.election.transitions
         await _persistently(lambda: self._sync.read_all(SERVICE))
+        if reign != self.election.transitions:  # it ended meanwhile; the next one takes over by itself
+            return
         services = self.cache.services()
         self._reconciler.doubt(services)
         self._reign = reign

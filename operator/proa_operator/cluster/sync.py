@@ -90,7 +90,7 @@ class Sync:
             at = max((found.version for found in known), default=0)
         for found in known:
             if found.uid not in listed and found.version <= at:
-                self._cache.remove(kind, found.namespace, found.name, found.uid)
+                self._cache.remove(kind, found.namespace, found.name, found.uid, at)
         return at
 
 

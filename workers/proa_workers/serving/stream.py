@@ -103,9 +103,10 @@ class _Clock:
     def _prefilled(self, now: float) -> None:
         """The prompt was read: for a hand-off at its end, else with the first token."""
         seq = self._seq
+        scheduled_at = seq.scheduled_at or now  # a hand-off whose blocks were all cached needs no step
         self._tally.add_ttft(now - seq.arrived_at)
-        self._metrics.queue.observe(seq.scheduled_at - seq.arrived_at)
-        self._metrics.prefill.observe(now - seq.scheduled_at)
+        self._metrics.queue.observe(scheduled_at - seq.arrived_at)
+        self._metrics.prefill.observe(now - scheduled_at)
         self._metrics.prompt_tokens.inc(self._seq.num_prompt)
         self._metrics.prompt_length.observe(self._seq.num_prompt)
         self._metrics.prefix_queries.inc(self._seq.num_prompt)
