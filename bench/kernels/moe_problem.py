@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from proa_kernels.arch import GemmBlocks
+from proa_kernels.arch import SCALE_GROUP, GemmBlocks
 from proa_kernels.moe_align import Alignment, moe_align
-from proa_kernels.moe_gemm import SCALE_GROUP, dequantized
+from proa_kernels.moe_gemm import dequantized
 from proa_kernels.moe_gemm_launch import launch_gemm1, launch_gemm2
 
 from bench.kernels.candidates import Candidate, Kind

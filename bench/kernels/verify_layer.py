@@ -14,10 +14,12 @@ from proa_kernels.moe_gemm import dequantized
 from proa_kernels.moe_layer import fused_experts
 from proa_kernels.testing import poison_, relative_error, tolerance
 
+from bench.kernels.candidates import Kind
 from bench.kernels.moe_problem import MoeShape, Problem
 
 SHAPE = MoeShape(name="small", num_experts=9, per_token=3, hidden=512, width=256)
-SIZES = (1, 5, 40, 300)
+SIZES = (1, 5, 40, 150, 300)  # pairs of the decode kernels, then row tiles of 32, 64 and 128
+KINDS: tuple[Kind, ...] = ("bf16", "a16w8")
 # Activations, gate and up, hidden rows, the rows before the sum and the sum itself are rounded to bfloat16.
 LIMIT = tolerance(torch.bfloat16, num_roundings=4, depth=1024)
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,16 +49,18 @@ class Inputs:
 
 def layer_checks() -> Iterator[tuple[str, Callable[[], str]]]:
     for tokens in SIZES:
-        yield f"layer {tokens}: repeats", partial(_repeats, tokens)
+        for kind in KINDS:
+            yield f"layer {kind} {tokens}: repeats", partial(_repeats, kind, tokens)
         yield f"layer {tokens}: graph and streams", partial(_graph_and_streams, tokens)
     for dtype in (torch.bfloat16, torch.float32):
         yield f"route {dtype}", partial(_route, dtype)
-    for kind in ("bf16", "a16w8"):
+    for kind in KINDS:
         yield f"decode {kind}", partial(_decode, kind)
 
 
 def _layer(problem: Problem) -> Layer:
-    return lambda x, weights, ids: fused_experts(x, weights, ids, problem.w13, problem.w2)
+    scales = {"w13_scale": problem.w13_scale, "w2_scale": problem.w2_scale}
+    return lambda x, weights, ids: fused_experts(x, weights, ids, problem.w13, problem.w2, **scales)
 
 
 def _expected(problem: Problem, inputs: Inputs) -> torch.Tensor:
@@ -64,15 +68,16 @@ def _expected(problem: Problem, inputs: Inputs) -> torch.Tensor:
     return decode_ref(inputs.x.float(), inputs.weights, inputs.ids, w13, w2)
 
 
-def _repeats(tokens: int) -> str:
+def _repeats(kind: Kind, tokens: int) -> str:
     """100 runs in memory that held NaN before give the same bits."""
-    problem, inputs = Problem.random(SHAPE, "bf16", tokens, 1), Inputs.random(tokens)
-    first = fused_experts(inputs.x, inputs.weights, inputs.ids, problem.w13, problem.w2)
+    problem, inputs = Problem.random(SHAPE, kind, tokens, 1), Inputs.random(tokens)
+    layer = _layer(problem)
+    first = layer(inputs.x, inputs.weights, inputs.ids)
     if not (error := relative_error(first, _expected(problem, inputs))) < LIMIT:
         return f"off by {error:.1e}"
     for idx in range(100):
         poison_(torch.empty(1 << 22, device="cuda"))  # the allocator hands this memory to the next run
-        if not torch.equal(first, fused_experts(inputs.x, inputs.weights, inputs.ids, problem.w13, problem.w2)):
+        if not torch.equal(first, layer(inputs.x, inputs.weights, inputs.ids)):
             return f"repeat {idx} differs"
     return ""
 
@@ -101,9 +106,9 @@ def _graph_and_streams(tokens: int) -> str:
     return ""
 
 
-def _decode(kind: str) -> str:
+def _decode(kind: Kind) -> str:
     for tokens in (1, 3, 10):
-        problem = Problem.random(SHAPE, "bf16" if kind == "bf16" else "a16w8", tokens, 1)
+        problem = Problem.random(SHAPE, kind, tokens, 1)
         inputs = Inputs.random(tokens)
         scales = (problem.w13_scale, problem.w2_scale)
         ours = moe_decode(inputs.x, inputs.weights, inputs.ids, problem.w13, problem.w2, *scales)

@@ -7,7 +7,7 @@ from typing import Any
 
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
-from proa_kernels.arch import DECODE_BLOCKS, GEMM1_BLOCKS, GEMM2_BLOCKS, Arch, GemmBlocks, align_plan
+from proa_kernels.arch import DECODE_BLOCKS, ROW_TILES, Arch, GemmBlocks, align_plan, gemm_blocks
 from proa_kernels.gate_route_triton import COLS, DEPTH, NUM_SPLITS, ROWS, router_kernel
 from proa_kernels.gate_triton import gate_kernel
 from proa_kernels.moe_align_triton import (
@@ -93,10 +93,11 @@ def _gemm_cases(arch: Arch) -> Iterator[Case]:
         ("a16w8", 2, False, "*bf16", fp8),
     )
     for name, scales, is_rowwise, x_type, w_type in kinds:
-        for blocks in GEMM1_BLOCKS[arch.name]:
+        tiles = [gemm_blocks(arch, rows, has_scale_blocks=scales > 0 and not is_rowwise) for rows in ROW_TILES]
+        for blocks, _ in tiles:
             types = {"x_ptr": x_type, "w_ptr": w_type}
             yield _gemm_case(f"gemm1 {name}", gemm1_kernel, types, scales, is_rowwise, blocks, arch)
-        for blocks in GEMM2_BLOCKS[arch.name]:
+        for _, blocks in tiles:
             types = {"h_ptr": x_type, "w_ptr": w_type}
             yield _gemm_case(f"gemm2 {name}", gemm2_kernel, types, scales, is_rowwise, blocks, arch)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -134,6 +134,7 @@ def _blocks(rows: int, cols: int, depth: int, group: int, num_warps: int, num_st
     return GemmBlocks(rows=rows, cols=cols, depth=depth, group=group, num_warps=num_warps, num_stages=num_stages)
 
 
+SCALE_GROUP = 128  # rows and columns of weights that share a scale
 # Product 1 keeps two accumulators of `cols` columns (gate and up), so its tiles are half as wide as product 2's.
 GEMM1_BLOCKS: Mapping[ArchName, tuple[GemmBlocks, ...]] = {
     "sm90": (
@@ -185,12 +186,20 @@ def row_tile(num_ids: int, num_experts: int) -> int:
     return next((rows for rows in ROW_TILES[:-1] if mean <= (12 if rows == 16 else rows)), ROW_TILES[-1])
 
 
-def gemm_blocks(arch: Arch, rows: int) -> tuple[GemmBlocks, GemmBlocks]:
-    """Blocks of products 1 and 2 for row tiles of `rows`; ValueError if there is no such tile."""
+def gemm_blocks(arch: Arch, rows: int, *, has_scale_blocks: bool = False) -> tuple[GemmBlocks, GemmBlocks]:
+    """Blocks of products 1 and 2 for row tiles of `rows`; ValueError if there is no such tile.
+
+    With weights scaled in blocks no tile is wider than one, because a program loads one scale for each step.
+    """
     if rows not in ROW_TILES:
         raise ValueError(f"row tile {rows} is not one of {ROW_TILES}")
     idx = ROW_TILES.index(rows)
-    return GEMM1_BLOCKS[arch.name][idx], GEMM2_BLOCKS[arch.name][idx]
+    first, second = GEMM1_BLOCKS[arch.name][idx], GEMM2_BLOCKS[arch.name][idx]
+    return (_within_scales(first), _within_scales(second)) if has_scale_blocks else (first, second)
+
+
+def _within_scales(blocks: GemmBlocks) -> GemmBlocks:
+    return replace(blocks, cols=min(blocks.cols, SCALE_GROUP))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

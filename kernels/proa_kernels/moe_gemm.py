@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import torch
 
-from proa_kernels.arch import arm_for
+from proa_kernels.arch import SCALE_GROUP, arm_for
 from proa_kernels.moe_align import Alignment
 from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
 
-SCALE_GROUP = 128
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 HALVES = (torch.bfloat16, torch.float16)
 

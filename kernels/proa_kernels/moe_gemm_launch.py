@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from proa_kernels.arch import Arch, GemmBlocks, arch_of, ceil_div, gemm_blocks, next_power_of_2
+from proa_kernels.arch import SCALE_GROUP, Arch, GemmBlocks, arch_of, ceil_div, gemm_blocks, next_power_of_2
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 
 COMBINE_COLS, MIN_COMBINE_COLS = 2048, 256
@@ -19,9 +19,9 @@ def launch_gemm1(
     x_scale: torch.Tensor | None = None, w_scale: torch.Tensor | None = None,
     blocks: GemmBlocks | None = None, tma: bool | None = None,
 ) -> None:  # fmt: skip
-    """Write `out` [R, I]; `blocks` and `tma` override the table."""
+    """Write `out` [R, I]; `blocks` and `tma` override the table. ValueError for blocks that cross blocks of scales."""
     arch = arch_of(x.device)
-    blocks = blocks or gemm_blocks(arch, block_rows)[0]
+    blocks = blocks or gemm_blocks(arch, block_rows, has_scale_blocks=_has_scale_blocks(w_scale))[0]
     width, depth = w13.shape[1] // 2, w13.shape[2]
     has_tma = _has_tma(arch, w13, tma)
     gemm1_kernel[(expert.numel() * ceil_div(width, blocks.cols),)](
@@ -36,9 +36,9 @@ def launch_gemm2(
     h_scale: torch.Tensor | None = None, w_scale: torch.Tensor | None = None,
     blocks: GemmBlocks | None = None, tma: bool | None = None,
 ) -> None:  # fmt: skip
-    """Write `out` [R, H]; `blocks` and `tma` override the table."""
+    """Write `out` [R, H]; else as `launch_gemm1`."""
     arch = arch_of(h.device)
-    blocks = blocks or gemm_blocks(arch, block_rows)[1]
+    blocks = blocks or gemm_blocks(arch, block_rows, has_scale_blocks=_has_scale_blocks(w_scale))[1]
     width, depth = w2.shape[1:]
     has_tma = _has_tma(arch, w2, tma)
     activations = TensorDescriptor.from_tensor(h, [blocks.rows, blocks.depth]) if has_tma else h
@@ -68,6 +68,10 @@ def combine_cols(num_tokens: int, hidden: int, arch: Arch) -> int:
     return cols
 
 
+def _has_scale_blocks(w_scale: torch.Tensor | None) -> bool:
+    return w_scale is not None and w_scale.dim() == 3
+
+
 def _has_tma(arch: Arch, weights: torch.Tensor, wanted: bool | None) -> bool:
     """TMA wants row pitches that are multiples of 16 bytes."""
     is_able = weights.shape[2] * weights.element_size() % 16 == 0
@@ -87,6 +91,8 @@ def _constants(
     w_scale: torch.Tensor | None,
     has_tma: bool,
 ) -> dict[str, Any]:
+    if _has_scale_blocks(w_scale) and (SCALE_GROUP % blocks.cols or SCALE_GROUP % blocks.depth):
+        raise ValueError(f"a tile of {blocks.cols} x {blocks.depth} weights crosses a block of {SCALE_GROUP} scales")
     return {
         "ROWS": blocks.rows,
         "COLS": blocks.cols,

@@ -11,8 +11,6 @@ import triton.language as tl
 from proa_kernels.arch import (
     ARMS,
     CPU,
-    GEMM1_BLOCKS,
-    GEMM2_BLOCKS,
     GFX942,
     GFX950,
     MI300A,
@@ -107,8 +105,10 @@ def test_combine_columns(num_tokens: int, hidden: int, cols: int):
 @pytest.mark.parametrize("arch", GPUS, ids=lambda arch: f"{arch.name}-{arch.num_xcds}")
 def test_every_row_tile_has_blocks(arch: Arch):
     assert [gemm_blocks(arch, rows)[0].rows for rows in ROW_TILES] == list(ROW_TILES)
-    for blocks in GEMM1_BLOCKS[arch.name] + GEMM2_BLOCKS[arch.name]:
-        assert 128 % blocks.depth == 0  # a step must lie within one block of scales
+    for rows in ROW_TILES:
+        for blocks in gemm_blocks(arch, rows, has_scale_blocks=True):
+            assert 128 % blocks.depth == 0  # a step must lie within one block of scales
+            assert 128 % blocks.cols == 0  # and so must its columns
     with pytest.raises(ValueError, match="row tile 8"):
         gemm_blocks(arch, 8)
 

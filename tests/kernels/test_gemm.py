@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from proa_kernels.arch import GemmBlocks
+from proa_kernels import moe_gemm_launch
+from proa_kernels.arch import GFX950, SM90, Arch, GemmBlocks
 from proa_kernels.moe_align import Alignment, moe_align
 from proa_kernels.moe_gemm import combine_ref, dequantized, gemm1_ref, gemm2_ref, moe_gemm1
 from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
@@ -97,6 +100,31 @@ def test_scaled_products(has_fp8_activations: bool, tma: bool):
     w_scale = random(num_experts, 2, 1, seed=9).abs()
     reference = gemm2_ref(dequantized(h, h_scale), w2, *routed[1:4], None, w_scale)
     check(run_gemm2(h, w2, alignment, h_scale, w_scale, SCALED, tma), reference, alignment, width)
+
+
+@pytest.mark.parametrize("arch", [SM90, GFX950], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("rows", [64, 128])
+def test_products_scaled_in_blocks_with_the_tiles_of_the_table(arch: Arch, rows: int, monkeypatch: pytest.MonkeyPatch):
+    """The table has tiles of 256 columns, wider than a block of scales."""
+    monkeypatch.setattr(moe_gemm_launch, "arch_of", lambda _: arch)
+    alignment = moe_align(torch.arange(2, dtype=torch.int32).repeat(70)[:, None], 2, rows)
+    x, w13 = random(140, 128).half(), (random(2, 512, 128, seed=1) / 11).to(FP8)
+    w2, routed = (random(2, 256, 256, seed=2) / 16).to(FP8), (alignment.expert_B, alignment.totals_2)
+    w13_scale, w2_scale = random(2, 4, 1, seed=3).abs(), random(2, 2, 2, seed=4).abs()
+    h = Guarded.empty((alignment.rows_R.numel(), 256), HALF, CPU)
+    launch_gemm1(x, w13, alignment.rows_R, *routed, h.tensor, rows, 1, w_scale=w13_scale, tma=False)
+    h_ref = gemm1_ref(x, w13, alignment.rows_R, *routed, rows, 1, None, w13_scale)
+    check(h, h_ref, alignment, 128)
+    out = Guarded.empty((h_ref.shape[0], 256), HALF, CPU)
+    launch_gemm2(h_ref, w2, *routed, out.tensor, rows, w_scale=w2_scale, tma=False)
+    check(out, gemm2_ref(h_ref, w2, *routed, rows, None, w2_scale), alignment, 256)
+
+
+def test_a_tile_across_blocks_of_scales_is_refused():
+    alignment, wide = routing(2, 1, 2), replace(SCALED, cols=256)
+    w2, scale = torch.zeros(2, 256, 128).to(FP8), torch.ones(2, 2, 1)
+    with pytest.raises(ValueError, match=r"256 x 128 .* block of 128 scales"):
+        run_gemm2(random(alignment.rows_R.numel(), 128).half(), w2, alignment, w_scale=scale, blocks=wide)
 
 
 @pytest.mark.parametrize("has_fp8_activations", [False, True])
