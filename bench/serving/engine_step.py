@@ -162,6 +162,7 @@ def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float
         "floor_ms": round(floor_ms, 3),
         "vllm_h200_ms": VLLM_H200_MS.get(shape, {}).get(batch),
         "norm_arm": engine.arms.norm,
+        "gate_arm": engine.arms.gate,
         "first_prefill_seconds": round(prefill_seconds, 3),
     }
     print(row, flush=True)

@@ -128,7 +128,7 @@ SIGMOID = replace(SOFTMAX, score="sigmoid", renormalize=True, has_bias=True, sca
 def test_gate_equals_plain_python(moe: MoeConfig) -> None:
     weight_EM, x_TM = torch.randn(12, HIDDEN) * 0.3, torch.randn(20, HIDDEN)
     bias_E = torch.randn(12) * 0.3 if moe.has_bias else None
-    weights_TA, ids_TA = Gate(weight_EM, bias_E, moe).route(x_TM)
+    weights_TA, ids_TA = Gate(weight_EM, bias_E, moe).route(x_TM, REFERENCE)
     for t in range(20):
         expected = plain_route((x_TM[t] @ weight_EM.T).tolist(), [0.0] * 12 if bias_E is None else bias_E.tolist(), moe)
         found = dict(zip(ids_TA[t].tolist(), weights_TA[t].tolist(), strict=True))

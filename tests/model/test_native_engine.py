@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from proa_kernels.gate_route import route
 from proa_workers.core.plan import StepPlan
+from proa_workers.engine import native
 from proa_workers.engine.device_kv import DeviceKvMemory
 from proa_workers.engine.native import NativeEngine, choose_arms
 from proa_workers.engine.native_settings import NativeSettings, Placement
 from proa_workers.errors import SettingsError
 from proa_workers.kv.layout import BlockRun
 from proa_workers.kv.memory import probe_pattern
+from proa_workers.model import moe
 from proa_workers.model.arms import Arms
+from proa_workers.model.config import MoeConfig
 from proa_workers.model.experts import EXPERTS, check_experts
 from proa_workers.model.hf_config import read_config
 
@@ -131,6 +135,43 @@ def test_device_memory_moves_bytes(checkpoint: Checkpoint) -> None:
 def test_arms_on_a_cpu(experts: Any, arms: Arms) -> None:
     placement = Placement(device=torch.device("cpu"), dtype="float32", max_model_len=1)
     assert choose_arms(NativeSettings(experts=experts), placement) == arms
+
+
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_gate_follows_its_arm_and_a_gpu_without_a_table_takes_torch(
+    has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides is the choice at start, not the device of the activations."""
+    routed: list[int] = []
+    monkeypatch.setattr(native, "has_kernels_for", lambda _: has_kernels)
+    monkeypatch.setattr(moe, "route", lambda x, *rest: routed.append(x.shape[0]) or route(x, *rest))
+    placement = Placement(device=torch.device("cpu"), dtype="bfloat16", max_model_len=1)
+    arms = choose_arms(NativeSettings(), placement)
+    assert arms.gate == ("fused" if has_kernels else "torch")
+    assert routed == ([1, 1, 40, 40] if has_kernels else [])
+    gate = moe.Gate(
+        torch.eye(8, 64),
+        None,
+        MoeConfig(num_experts=8, top_k=2, intermediate_size=64, score="softmax", renormalize=True),
+    )
+    gate.route(torch.zeros(3, 64), arms)
+    assert (3 in routed) == has_kernels
+
+
+def _other_experts(x: torch.Tensor, *rest: Any) -> Any:
+    weights, ids = route(x, *rest)
+    return weights, ids.flip(1)
+
+
+def _no_kernel(*_: Any) -> Any:
+    raise RuntimeError("no kernels for GPU sm80")
+
+
+@pytest.mark.parametrize(("broken", "says"), [(_other_experts, "wrong"), (_no_kernel, r"does not run \(no kernels")])
+def test_gate_that_fails_its_check_is_refused(broken: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "route", broken)
+    with pytest.raises(SettingsError, match=f"gate fused on cpu .*{says}"):
+        moe.check_gate(Arms(gate="fused"), torch.bfloat16, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

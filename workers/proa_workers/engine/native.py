@@ -22,6 +22,7 @@ from proa_workers.model.experts import check_experts
 from proa_workers.model.graphs import DecodeGraphs, fits_graph
 from proa_workers.model.hf_config import read_config
 from proa_workers.model.loading import load_model
+from proa_workers.model.moe import check_gate
 from proa_workers.model.mtp import MtpModule
 from proa_workers.model.paged import PagedKv
 from proa_workers.model.source import RandomWeights
@@ -154,8 +155,9 @@ def choose_arms(settings: NativeSettings, placement: Placement) -> Arms:
     is_looped = placement.device.type == "cpu" and settings.experts == "auto"
     single: ExpertsArm = "looped" if is_looped else experts
     if has_kernels:
-        arms = Arms(attention="paged", norm="fused", experts=experts, single=single)
+        arms = Arms(attention="paged", norm="fused", gate="fused", experts=experts, single=single)
     else:
         arms = Arms(experts=experts, single=single)
     check_experts(arms.experts, DTYPES[placement.dtype], placement.device)
+    check_gate(arms, DTYPES[placement.dtype], placement.device)
     return arms

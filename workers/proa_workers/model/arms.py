@@ -7,6 +7,7 @@ from typing import Literal
 
 AttentionArm = Literal["paged", "batched", "reference"]
 NormArm = Literal["fused", "torch"]
+GateArm = Literal["fused", "torch"]
 ExpertsArm = Literal["fused", "looped", "grouped", "reference"]
 
 
@@ -14,11 +15,12 @@ ExpertsArm = Literal["fused", "looped", "grouped", "reference"]
 class Arms:
     """`single` computes the experts of steps of one token, `experts` those of all other steps.
 
-    `attention` "paged" and `norm` "fused" are kernels of proa_kernels, the others are plain torch.
+    `attention` "paged", `norm` "fused" and `gate` "fused" are kernels of proa_kernels, the others are plain torch.
     """
 
     attention: AttentionArm = "batched"
     norm: NormArm = "torch"
+    gate: GateArm = "torch"
     experts: ExpertsArm = "grouped"
     single: ExpertsArm = "grouped"
 

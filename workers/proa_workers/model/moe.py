@@ -7,6 +7,7 @@ the launches of the routed ones.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from proa_kernels.gate import GateSpec, gate_ref
 from proa_kernels.gate_route import route
 
+from proa_workers.errors import SettingsError
 from proa_workers.model.arms import Arms
 from proa_workers.model.config import ModelConfig, MoeConfig
 from proa_workers.model.experts import EXPERTS, ExpertWeights, swiglu
@@ -43,9 +45,9 @@ class Gate:
     bias_E: torch.Tensor | None
     moe: MoeConfig
 
-    def route(self, x_TM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights float32 [T, A] and expert ids int32 [T, A], best first; two launches on a GPU."""
-        if x_TM.is_cuda:
+    def route(self, x_TM: torch.Tensor, arms: Arms) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights float32 [T, A] and expert ids int32 [T, A], best first; two launches if fused."""
+        if arms.gate == "fused":
             return route(x_TM, self.weight_EM, gate_spec(self.moe), self.bias_E)
         logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM)
         return gate_ref(logits_TE, gate_spec(self.moe), self.bias_E)
@@ -62,6 +64,23 @@ def gate_spec(moe: MoeConfig) -> GateSpec:
         group_score=moe.group_score,
         num_shared=moe.num_shared_experts,
     )
+
+
+def check_gate(arms: Arms, dtype: torch.dtype, device: torch.device) -> None:
+    """Run the gate arm on one and on many tokens whose logits are exact; SettingsError if it fails or is wrong."""
+    moe = MoeConfig(num_experts=8, top_k=2, intermediate_size=64, score="softmax", renormalize=True)
+    advice = f"gate {arms.gate} on {device.type} with torch {torch.__version__}"
+    for num_tokens, router_dtype in itertools.product((1, 40), (dtype, torch.float32)):
+        weight_EM = torch.eye(8, 64, dtype=router_dtype, device=device)
+        x_TM = (torch.arange(num_tokens * 64, device=device).view(-1, 64) * 5 % 61).to(dtype) / 8
+        try:
+            weights_TA, ids_TA = Gate(weight_EM, None, moe).route(x_TM, arms)
+        except (RuntimeError, AttributeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise SettingsError(f"{advice}: does not run ({reason}); install torch 2.11 or newer") from None
+        expected_TA, best_TA = gate_ref(x_TM[:, :8], gate_spec(moe))
+        if not torch.equal(ids_TA, best_TA) or not torch.allclose(weights_TA, expected_TA, atol=1e-3):
+            raise SettingsError(f"{advice}: wrong; install torch 2.11 or newer, or run on a CPU (device cpu)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +104,7 @@ class MoeLayer:
         return cls(gate, _load_experts(moe, source, prefix, names, hidden))
 
     def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
-        weights_TA, ids_TA = self.gate.route(x_TM)
+        weights_TA, ids_TA = self.gate.route(x_TM, arms)
         return EXPERTS[arms.for_tokens(x_TM.shape[0])](x_TM, weights_TA, ids_TA, self.experts)
 
 
