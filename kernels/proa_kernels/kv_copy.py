@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.kv_copy_triton import launch_kv_copy
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 MAX_LEVELS = 3
@@ -73,6 +72,8 @@ def _gather_op(pool: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> 
     if arm_for("kv_copy", pool.device) == "reference":
         gathered: torch.Tensor = pool[blocks.long()].to(dtype).contiguous()
         return gathered
+    from proa_kernels.kv_copy_triton import launch_kv_copy  # the reference needs no Triton
+
     packed = _empty_packed(pool, blocks, dtype)
     launch_kv_copy(pool, levels(pool), blocks, packed, is_gather=True)
     return packed
@@ -93,8 +94,10 @@ def _empty_packed(pool: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) 
 def _scatter_op(packed: torch.Tensor, blocks: torch.Tensor, pool: torch.Tensor) -> None:
     if arm_for("kv_copy", pool.device) == "reference":
         pool[blocks.long()] = packed.to(pool.dtype)
-    else:
-        launch_kv_copy(pool, levels(pool), blocks, packed, is_gather=False)
+        return
+    from proa_kernels.kv_copy_triton import launch_kv_copy
+
+    launch_kv_copy(pool, levels(pool), blocks, packed, is_gather=False)
 
 
 @_scatter_op.register_fake

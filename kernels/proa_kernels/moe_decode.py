@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.moe_decode_triton import launch_decode_down, launch_decode_up
 from proa_kernels.moe_gemm import check_product, dequantized
 
 MAX_DECODE_PAIRS = 32
@@ -73,6 +72,8 @@ def _decode_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("moe_decode", x.device) == "reference":
         return decode_ref(x, weights, ids, w13, w2, w13_scale, w2_scale)
+    from proa_kernels.moe_decode_triton import launch_decode_down, launch_decode_up  # the reference needs no Triton
+
     out = torch.empty_like(x)
     if out.numel():
         h = x.new_empty((ids.numel(), w2.shape[2]), dtype=torch.float32)

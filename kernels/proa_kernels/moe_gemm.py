@@ -17,7 +17,6 @@ import torch
 
 from proa_kernels.arch import SCALE_GROUP, arm_for
 from proa_kernels.moe_align import Alignment
-from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 HALVES = (torch.bfloat16, torch.float16)
@@ -158,6 +157,8 @@ def _gemm1_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("moe_gemm", x.device) == "reference":
         return gemm1_ref(x, w13, rows, expert, totals, block_rows, per_token, x_scale, w_scale)
+    from proa_kernels.moe_gemm_launch import launch_gemm1  # the reference needs no Triton
+
     out = _empty_gemm1(x, w13, rows)
     launch_gemm1(x, w13, rows, expert, totals, out, block_rows, per_token, x_scale, w_scale)
     return out
@@ -184,6 +185,8 @@ def _gemm2_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("moe_gemm", h.device) == "reference":
         return gemm2_ref(h, w2, expert, totals, block_rows, h_scale, w_scale)
+    from proa_kernels.moe_gemm_launch import launch_gemm2
+
     out = _empty_gemm2(h, w2)
     launch_gemm2(h, w2, expert, totals, out, block_rows, h_scale, w_scale)
     return out
@@ -204,6 +207,8 @@ def _empty_gemm2(h: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
 def _combine_op(rows: torch.Tensor, weights: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     if arm_for("moe_combine", rows.device) == "reference":
         return combine_ref(rows, weights, inverse)
+    from proa_kernels.moe_gemm_launch import launch_combine
+
     out = rows.new_empty((weights.shape[0], rows.shape[1]))
     launch_combine(rows, weights, inverse, out)
     return out

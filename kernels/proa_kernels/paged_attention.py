@@ -18,8 +18,6 @@ import torch
 
 from proa_kernels.arch import arm_for
 from proa_kernels.dispatch import custom_op
-from proa_kernels.gqa_decode_triton import launch_gqa_decode
-from proa_kernels.mla_decode_triton import launch_mla_decode
 
 HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (*HALVES, torch.float32)
@@ -125,6 +123,8 @@ def _gqa_decode_op(
 ) -> torch.Tensor:
     if arm_for("paged_attention", q.device) == "reference":
         return gqa_decode_ref(q, cache, table, lengths, scale)
+    from proa_kernels.gqa_decode_triton import launch_gqa_decode  # the reference needs no Triton
+
     out = torch.empty_like(q)
     launch_gqa_decode(q, cache, table, lengths, scale, out)
     return out
@@ -145,6 +145,8 @@ def _mla_decode_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("paged_attention", q_latent.device) == "reference":
         return mla_decode_ref(q_latent, q_rotated, cache, table, lengths, scale)
+    from proa_kernels.mla_decode_triton import launch_mla_decode
+
     out = q_latent.new_empty(q_latent.shape)
     launch_mla_decode(q_latent, q_rotated, cache, table, lengths, scale, out)
     return out

@@ -15,7 +15,6 @@ import torch
 from proa_kernels.arch import arm_for
 from proa_kernels.dispatch import custom_op
 from proa_kernels.paged_attention import check_cache, check_table
-from proa_kernels.prefill_triton import launch_gqa_prefill
 
 
 def gqa_prefill(
@@ -76,6 +75,8 @@ def _gqa_prefill_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("paged_attention", q.device) == "reference":
         return gqa_prefill_ref(q, cache, table, starts, prefixes, scale)
+    from proa_kernels.prefill_triton import launch_gqa_prefill  # the reference needs no Triton
+
     out = torch.empty_like(q)
     launch_gqa_prefill(q, cache, table, starts, prefixes, max_tokens, scale, out)
     return out

@@ -14,7 +14,6 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.quant_triton import launch_quant, launch_silu_mul
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
@@ -77,6 +76,8 @@ def quantize_ref(
 def _quantize_op(x: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool) -> tuple[torch.Tensor, torch.Tensor]:
     if arm_for("group_quant", x.device) == "reference":
         return quantize_ref(x, dtype, group, has_silu)
+    from proa_kernels.quant_triton import launch_quant  # the reference needs no Triton
+
     values, scales = _empty_quantized(x, dtype, group, has_silu)
     launch_quant(x, values, scales, group, has_silu=has_silu)
     return values, scales
@@ -101,6 +102,8 @@ def _empty_quantized(
 def _silu_mul_op(x: torch.Tensor) -> torch.Tensor:
     if arm_for("group_quant", x.device) == "reference":
         return silu_mul_ref(x).to(x.dtype)
+    from proa_kernels.quant_triton import launch_silu_mul
+
     out = x.new_empty((x.shape[0], x.shape[1] // 2))
     launch_silu_mul(x, out)
     return out

@@ -14,7 +14,6 @@ import torch
 
 from proa_kernels.arch import arm_for
 from proa_kernels.dispatch import custom_op
-from proa_kernels.rope_triton import launch_latent_rope_write, launch_rope_write
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -146,6 +145,8 @@ def _rope_write_op(
 ) -> torch.Tensor:  # fmt: skip
     if arm_for("rope_write", qkv.device) == "reference":
         return rope_write_ref(qkv, norm, eps, rotation, pages, positions, cache)
+    from proa_kernels.rope_triton import launch_rope_write  # the reference needs no Triton
+
     q = _empty_queries(qkv, cache)
     launch_rope_write(qkv, norm, eps, rotation, pages, positions, cache, q)
     return q
@@ -173,9 +174,12 @@ def _latent_rope_write_op(
     q: torch.Tensor, latent: torch.Tensor, norm: torch.Tensor, eps: float, rotation: torch.Tensor,
     pages: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor,
 ) -> None:  # fmt: skip
-    is_reference = arm_for("rope_write", q.device) == "reference"
-    write = latent_rope_write_ref if is_reference else launch_latent_rope_write
-    write(q, latent, norm, eps, rotation, pages, positions, cache)
+    if arm_for("rope_write", q.device) == "reference":
+        latent_rope_write_ref(q, latent, norm, eps, rotation, pages, positions, cache)
+        return
+    from proa_kernels.rope_triton import launch_latent_rope_write
+
+    launch_latent_rope_write(q, latent, norm, eps, rotation, pages, positions, cache)
 
 
 @_latent_rope_write_op.register_fake

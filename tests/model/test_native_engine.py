@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,33 @@ def test_device_memory_moves_bytes(checkpoint: Checkpoint) -> None:
 def test_arms_on_a_cpu(experts: Any, arms: Arms) -> None:
     placement = Placement(device=torch.device("cpu"), dtype="float32", max_model_len=1)
     assert choose_arms(NativeSettings(experts=experts), placement) == arms
+
+
+WITHOUT_TRITON = """
+import sys
+
+sys.modules["triton"] = None  # as in CPU-only wheels of torch, which bring none
+import torch
+from proa_kernels.moe_layer import fused_experts
+from proa_kernels.norm import rms_norm
+from proa_kernels.quant import silu_mul
+from proa_workers.engine import native
+
+x = torch.ones(2, 8)
+assert torch.equal(rms_norm(x, torch.ones(8), 0.0), x)
+assert silu_mul(x).shape == (2, 4)
+ids = torch.zeros(40, 1, dtype=torch.int32)
+w13, w2 = torch.zeros(2, 8, 8).half(), torch.zeros(2, 8, 4).half()
+assert not fused_experts(torch.ones(40, 8).half(), torch.ones(40, 1), ids, w13, w2).any()
+print(native.NativeEngine.__name__)
+"""
+
+
+def test_engine_and_references_need_no_triton() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ran.stdout.strip(), ran.returncode) == ("NativeEngine", 0), ran.stderr
 
 
 @pytest.mark.parametrize("has_kernels", [False, True])

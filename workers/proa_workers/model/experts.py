@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from proa_kernels.moe_layer import fused_experts
 
 from proa_workers.errors import SettingsError
 from proa_workers.model.arms import ExpertsArm
@@ -78,8 +79,6 @@ def run_fused(
     x_TM: torch.Tensor, weights_TA: torch.Tensor, ids_TA: torch.Tensor, experts: ExpertWeights
 ) -> torch.Tensor:
     """Kernels of proa_kernels: no gather, no host synchronisation; 16-bit types on a GPU."""
-    from proa_kernels.moe_layer import fused_experts  # imports Triton, which a CPU does not need
-
     return fused_experts(x_TM, weights_TA, ids_TA, experts.w13_EFM, experts.w2_EMI)
 
 
