@@ -32,7 +32,9 @@ def kv_copy_kernel(
     block = tl.load(blocks_ptr + n).to(tl.int64)
     e = tl.program_id(1) * COLS + tl.arange(0, COLS)
     run = e // RUN
-    place = run // (B * C) * size_a + run // C % B * size_b + run % C * size_c + e % RUN
+    # Products in 64 bits: the layers of one block may lie further apart than 2^31 elements.
+    a, b, c = (run // (B * C)).to(tl.int64), (run // C % B).to(tl.int64), (run % C).to(tl.int64)
+    place = a * size_a + b * size_b + c * size_c + e % RUN
     in_pool = pool_ptr + block * size_block + place
     in_packed = packed_ptr + n * ELEMENTS + e
     here = e < ELEMENTS

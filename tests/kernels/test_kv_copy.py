@@ -51,6 +51,19 @@ def test_scatter_writes_those_places_alone(
     assert torch.equal(view(expected)[BLOCKS], packed.float())
 
 
+def test_places_past_31_bits():
+    """Layer-major pool of 2^31 bytes and more; only the pages that are touched are ever backed by memory."""
+    stored = torch.empty(3, 4, (1 << 28) + 64, dtype=torch.int8)
+    pool = stored.transpose(0, 1)[..., :16]
+    pool[:2] = torch.arange(96, dtype=torch.int8).view(2, 3, 16)
+    blocks, packed = torch.tensor([1, 0]), torch.empty(2, 3, 16, dtype=torch.int8)
+    assert 2 * pool.stride(1) > 1 << 31
+    launch_kv_copy(pool, levels(pool), blocks, packed, is_gather=True)
+    assert torch.equal(packed, pool[blocks])
+    launch_kv_copy(pool, levels(pool), blocks, packed.neg(), is_gather=False)
+    assert torch.equal(pool[blocks], packed.neg())
+
+
 def test_equal_types_move_every_bit():
     pool = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16).view(64, 1024).view(torch.float16)
     assert torch.equal(kv_gather(pool, torch.tensor([5, 63])).view(torch.int16), pool.view(torch.int16)[[5, 63]])
