@@ -53,6 +53,8 @@ def test_down_goes_step_by_step_one_pool_at_a_time() -> None:
         ({"is_rolling": True}, Reason.ROLLING),
         ({"transfer_failures": 0.1}, Reason.TRANSFERS_FAIL),
         ({"missing": ("x",)}, Reason.METRICS_MISSING),
+        ({"prefill": PoolSignals(desired=4, ready=0)}, Reason.NOT_SERVING),
+        ({"decode": PoolSignals(desired=4, ready=0)}, Reason.NOT_SERVING),
     ],
 )
 def test_nothing_shrinks_while_something_is_wrong(changes: dict[str, Any], reason: Reason) -> None:
@@ -114,6 +116,13 @@ def test_a_service_sleeps_and_wakes_with_both_pools() -> None:
     woken = run([0.5], config(least=0), start=(0, 0), memory=asleep[-1].memory, at=100 * PERIOD)
     assert woken[0].targets == Targets(prefill=1, decode=1)
     assert woken[0].outcome.reason is Reason.WAKE
+
+
+def test_a_service_whose_groups_are_all_down_does_not_fall_asleep() -> None:
+    down = PoolSignals(desired=1, ready=0)
+    decisions = run([1.0] * STEADY + [0.0] * 60, config(least=0), decode=down)
+    assert set(sizes(decisions)) == {(1, 1)}
+    assert decisions[-1].outcome.reason is Reason.NOT_SERVING
 
 
 def test_requests_that_run_keep_a_service_awake() -> None:

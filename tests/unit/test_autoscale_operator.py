@@ -146,9 +146,9 @@ def pool_body(role: str, replicas: int) -> dict[str, Any]:
     return {"kind": "WorkerPool", "metadata": head, "spec": spec}
 
 
-def gateway_body() -> dict[str, Any]:
-    spec = {"replicas": 1, "template": {"spec": {"containers": [{"args": []}]}}}
-    status = {"readyReplicas": 1, "updatedReplicas": 1, "availableReplicas": 1, "replicas": 1}
+def gateway_body(ready: int = 2) -> dict[str, Any]:
+    spec = {"replicas": 2, "template": {"spec": {"containers": [{"args": []}]}}}
+    status = {"readyReplicas": ready, "updatedReplicas": 2, "availableReplicas": ready, "replicas": 2}
     head = meta("tiny-gateway", ownerReferences=owned())
     return {"kind": "Deployment", "metadata": head, "spec": spec, "status": status}
 
@@ -161,9 +161,9 @@ def _status(prefill: int, decode: int) -> dict[str, Any]:
     return {"pools": pools, "revisions": [{"name": "0a1b2c3d", "isTarget": True}]}
 
 
-ALL_SCRAPED = [(PREFILL, 8.0), (DECODE, 8.0)]
-LOADED = {"ARRIVALS": [(GATEWAY, 10.0)], "WORKERS": ALL_SCRAPED}
-CALM = {"ARRIVALS": [(GATEWAY, 0.5)], "WORKERS": ALL_SCRAPED, "WAITING": [(PREFILL, 0.0), (DECODE, 0.0)]}
+ALL_SCRAPED = {"WORKERS": [(PREFILL, 8.0), (DECODE, 8.0)], "GATEWAYS": [(GATEWAY, 2.0)]}
+LOADED = {"ARRIVALS": [(GATEWAY, 10.0)], **ALL_SCRAPED}
+CALM = {"ARRIVALS": [(GATEWAY, 0.5)], **ALL_SCRAPED, "WAITING": [(PREFILL, 0.0), (DECODE, 0.0)]}
 
 
 async def test_load_grows_the_pools_and_says_so() -> None:
@@ -236,8 +236,9 @@ def _stale() -> dict[str, Any]:
         _stale(),
         {"KV_USAGE": []},
         {"WORKERS": [(PREFILL, 1.0), (DECODE, 1.0)]},
+        {"GATEWAYS": [(GATEWAY, 1.0)]},
     ],
-    ids=["down", "NaN", "NaN arrivals", "stale", "renamed", "half unscraped"],
+    ids=["down", "NaN", "NaN arrivals", "stale", "renamed", "half unscraped", "a gateway unscraped"],
 )
 async def test_metrics_chaos(chaos: dict[str, Any] | Callable[[World], None]) -> None:
     """Nothing shrinks, MetricsFresh is False within 60 s, and the end of it makes no jump."""
@@ -257,6 +258,14 @@ async def test_metrics_chaos(chaos: dict[str, Any] | Callable[[World], None]) ->
     assert world.condition("MetricsFresh") == "True"
     assert set(await world.rounds(15, **CALM)) == {held}
     assert (await world.rounds(40, **CALM))[-1] < held
+
+
+async def test_an_outage_of_the_gateway_is_not_taken_for_no_load() -> None:
+    world = World(sizes=(4, 4))
+    body = gateway_body(ready=0)
+    world._put({**body, "metadata": {**body["metadata"], "resourceVersion": str(next(world.api._versions))}})
+    assert set(await world.rounds(60, **{**CALM, "ARRIVALS": [], "GATEWAYS": []})) == {(4, 4)}
+    assert world.condition("MetricsFresh") == "False"
 
 
 async def test_a_counter_reset_is_no_reason_to_shrink() -> None:

@@ -10,7 +10,7 @@ import pytest
 from proa_operator.autoscale import queries
 from proa_operator.autoscale.lengths import histogram_of, parts_of
 from proa_operator.autoscale.queries import ALL, Query, Windows, promql
-from proa_operator.autoscale.readings import Pools, Readings, missing_of, quantile, readings_of, signals_of
+from proa_operator.autoscale.readings import Pools, Readings, is_short, missing_of, quantile, readings_of, signals_of
 from proa_operator.autoscale.signals import PoolSignals
 from proa_operator.autoscale.source import Unanswered
 from proa_operator.cluster.autoscale_prometheus import samples_of
@@ -70,7 +70,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("changes", "missing"),
     [
-        ({"GATEWAYS": []}, "smg_http_requests_total of gateway"),
+        ({"GATEWAYS": []}, "smg_tokio_workers of gateway"),
         ({"ARRIVALS": [(GATEWAY, NAN)]}, "smg_http_requests_total of gateway"),
         ({"WAITING": [(DECODE, 0.0)]}, "vllm:num_requests_waiting of prefill"),
         ({"WAITING": [(PREFILL, NAN), (DECODE, 0.0)]}, "vllm:num_requests_waiting of prefill"),
@@ -103,7 +103,27 @@ def test_a_pool_without_groups_needs_no_metrics_and_its_gateway_can_wake_it() ->
 
 def test_groups_that_are_not_scraped_are_missing() -> None:
     late = Pools(prefill=POOLS.prefill, decode=POOLS.decode, num_gateways=1, is_late=True)
-    assert signals_of(read(), late, config(), 0.0).missing == ("some groups are not scraped",)
+    assert signals_of(read(), late, config(), 0.0).missing == ("some groups or gateways are not scraped",)
+
+
+@pytest.mark.parametrize(
+    ("gateways", "prefill", "decode", "short"),
+    [(1, 1, 1, False), (2, 1, 1, True), (1, 2, 1, True), (1, 1, 2, True), (0, 0, 0, False)],
+)
+def test_every_group_and_gateway_that_serves_has_to_be_scraped(
+    gateways: int, prefill: int, decode: int, short: bool
+) -> None:
+    sizes = (PoolSignals(desired=2, ready=ready) for ready in (prefill, decode))
+    pools = Pools(prefill=next(sizes), decode=next(sizes), num_gateways=gateways)
+    assert is_short(read(), pools) is short
+
+
+@pytest.mark.parametrize(
+    ("desired", "missing"), [((1, 1), ("no gateway is ready",)), ((0, 1), ("no gateway is ready",)), ((0, 0), ())]
+)
+def test_without_a_gateway_silence_is_no_proof_of_no_load(desired: tuple[int, int], missing: tuple[str, ...]) -> None:
+    prefill, decode = (PoolSignals(desired=number, ready=0) for number in desired)
+    assert missing_of(Readings(), Pools(prefill=prefill, decode=decode, num_gateways=0), config()) == missing
 
 
 @pytest.mark.parametrize(
@@ -134,6 +154,11 @@ def test_both_spellings_of_a_renamed_metric_are_asked_for() -> None:
     text = promql(queries.KV_USAGE, Windows())
     assert "vllm:kv_cache_usage_perc" in text
     assert "or avg_over_time(vllm:gpu_cache_usage_perc" in text
+
+
+def test_a_gateway_is_known_before_its_first_request() -> None:
+    assert "timestamp(smg_tokio_workers{" in promql(queries.GATEWAYS, Windows())
+    assert "(smg_tokio_workers offset 60s or" in promql(queries.FIRST_ARRIVALS, Windows())
 
 
 def test_every_query_is_for_all_services() -> None:
@@ -201,11 +226,13 @@ async def test_the_scrape_loop_answers_as_prometheus_would(monkeypatch: pytest.M
 async def test_the_first_request_at_a_known_gateway_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     scraper = Scraper(lambda: (), Windows(quick=10.0, slow=20.0, stale=5.0), 1.0)
     gateway = Target(url="", labels={"namespace": "ns", "service": "s", "pod": "gateway"})
-    probe = 'smg_http_requests_total{method="GET",path="/readiness"} 7\n'
+    probe = "smg_tokio_workers 2\n"  # all that a gateway tells before its first request
     call = 'smg_http_requests_total{method="POST",path="/v1/completions"} 1\n'
     monkeypatch.setattr("proa_operator.local.autoscale_scrape.time.time", lambda: 130.0)
     for second in range(100, 130):
         scraper.put(gateway, probe, float(second))
-    assert (await scraper.read())[queries.FIRST_ARRIVALS] == []
+    idle = await scraper.read()
+    assert idle[queries.FIRST_ARRIVALS] == []
+    assert [value for _, value in idle[queries.GATEWAYS]] == [1.0]
     scraper.put(gateway, probe + call, 130.0)
     assert [value for _, value in (await scraper.read())[queries.FIRST_ARRIVALS]] == [1.0]

@@ -450,6 +450,22 @@ def test_the_key_and_certificate_come_from_secrets() -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/readiness", "port": 8081}
 
 
+@pytest.mark.parametrize(
+    ("mode", "least", "path"),
+    [
+        ("Active", 0, "/liveness"),
+        ("Advisory", 0, "/liveness"),
+        ("Active", 1, "/readiness"),
+        ("Disabled", 0, "/readiness"),
+    ],
+)
+def test_the_gateway_of_a_service_that_may_sleep_is_ready_without_workers(mode: str, least: int, path: str) -> None:
+    bounds = {"min": least, "max": 2}
+    probe = _gateway(_service(autoscaling={"mode": mode, "prefill": bounds, "decode": bounds}))["containers"][0]
+    assert probe["readinessProbe"]["httpGet"] == {"path": path, "port": 8081}
+    assert ("initialDelaySeconds" in probe["readinessProbe"]) is (path == "/liveness")
+
+
 @pytest.mark.parametrize(("is_cluster_wide", "kind"), [(False, "Role"), (True, "ClusterRole")])
 def test_the_gateway_has_the_charts_role_in_its_namespace(is_cluster_wide: bool, kind: str) -> None:
     settings = dataclasses.replace(SETTINGS, is_cluster_wide=is_cluster_wide)

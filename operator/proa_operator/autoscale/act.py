@@ -31,6 +31,7 @@ class Reason(StrEnum):
     PAUSED = "PauseBetweenSteps"
     ROLLING = "RolloutInProgress"
     TRANSFERS_FAIL = "TransfersFail"
+    NOT_SERVING = "NoGroupServes"
     PINNED = "PinnedByHand"
     LEARNING = "LearningWithoutProfile"
 
@@ -159,6 +160,8 @@ def _obstacle_to_shrink(memory: Memory, signals: Signals, config: Config) -> Rea
     policy, now = config.policy, signals.now
     if not _is_filled(memory, now, policy.down_window_seconds, config):
         return Reason.WARMING
+    if any(pool.desired and not pool.ready for pool in (signals.prefill, signals.decode)):
+        return Reason.NOT_SERVING
     if signals.is_rolling:
         return Reason.ROLLING
     if signals.transfer_failures > 0.0:

@@ -79,7 +79,7 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
 def rise_of(samples: tuple[Sample, ...], horizon_seconds: float, period_seconds: float) -> float:
     """What the rate gains within `horizon_seconds` when it goes on rising as it did in both halves of the past.
 
-    A step rises in one half only. A gain of less than 1.5 standard errors is taken for noise. Never below 0:
+    A step rises in one half only. A gain of less than 2 standard errors is taken for noise. Never below 0:
     shrinking has windows of its own.
     """
     middle = len(samples) // 2

@@ -47,6 +47,8 @@ class Query:
     matchers: str = ""
     is_quick: bool = False
     """Over the short window: it has to follow a step of the load."""
+    witnesses: tuple[str, ...] = ()
+    """Of a newborn: metrics that tell that its pod was known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +65,16 @@ _CLIENTS = f'method="POST",path=~"{_ANY_PATH}"'
 ARRIVALS = Query(
     name="arrivals", form=Form.RATE, metrics=("smg_http_requests_total",), matchers=_CLIENTS, is_quick=True
 )
+# NOTE: smg has no series of requests before the first one, and does not count probes of its health port.
+_OF_ANY_GATEWAY = ("smg_tokio_workers", "smg_http_requests_total")
 FIRST_ARRIVALS = Query(
-    name="first arrivals", form=Form.NEWBORN, metrics=("smg_http_requests_total",), matchers=_CLIENTS
+    name="first arrivals",
+    form=Form.NEWBORN,
+    metrics=("smg_http_requests_total",),
+    matchers=_CLIENTS,
+    witnesses=_OF_ANY_GATEWAY,
 )
-GATEWAYS = Query(name="gateway pods", form=Form.PODS, metrics=("smg_http_requests_total",))
+GATEWAYS = Query(name="gateway pods", form=Form.PODS, metrics=_OF_ANY_GATEWAY)
 TTFT = Query(name="time to first token", form=Form.BUCKETS, metrics=("smg_pd_ttft_seconds", "smg_router_ttft_seconds"))
 WORKERS = Query(name="worker pods", form=Form.PODS, metrics=("vllm:num_requests_running",))
 RUNNING = Query(name="running", form=Form.TOTAL, metrics=("vllm:num_requests_running",))
@@ -145,7 +153,7 @@ def promql(query: Query, windows: Windows) -> str:
         case Form.NEWBORN:
             ago = f"offset {window[1:-1]}"
             old = " or ".join(f"{one} {ago}" for one in series)
-            known = " or ".join(f"{name} {ago}" for name in query.metrics)
+            known = " or ".join(f"{name} {ago}" for name in query.witnesses)
             born = f"(({' or '.join(series)}) unless ({old}))"
             return f"sum by ({_GROUPS}) ({born} and on (namespace, service, pod) ({known}))"
 

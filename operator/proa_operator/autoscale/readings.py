@@ -12,6 +12,8 @@ from proa_operator.autoscale.lengths import histogram_of
 from proa_operator.autoscale.queries import Form, Query
 from proa_operator.autoscale.signals import PoolSignals, Signals
 
+MOST_SHORT_ROUNDS = 1
+"""Rounds in a row that a new group or gateway may be unscraped."""
 Key = tuple[str, str]
 """Namespace and service."""
 Sample = tuple[Mapping[str, str], float]
@@ -64,7 +66,7 @@ class Pools:
     num_gateways: int
     is_rolling: bool = False
     is_late: bool = False
-    """Some group was not scraped for longer than a new one needs; see `num_scraped`."""
+    """Some group or gateway was not scraped for longer than a new one needs; see `is_short`."""
 
 
 def signals_of(readings: Readings, pools: Pools, config: Config, now: float, *, trouble: str = "") -> Signals:
@@ -106,7 +108,9 @@ def signals_of(readings: Readings, pools: Pools, config: Config, now: float, *, 
 def missing_of(readings: Readings, pools: Pools, config: Config) -> tuple[str, ...]:
     """Names of the metrics without which nothing may be decided; of a pool without groups none are needed."""
     missing = []
-    if pools.num_gateways and not readings.rate(queries.GATEWAYS, GATEWAY):
+    if not pools.num_gateways and (pools.prefill.desired or pools.decode.desired):
+        missing.append("no gateway is ready")  # nobody counts requests: silence is no proof of no load
+    elif pools.num_gateways and not readings.rate(queries.GATEWAYS, GATEWAY):
         missing.append(_named(queries.GATEWAYS, "gateway"))
     elif not math.isfinite(readings.numbers.get((queries.ARRIVALS.name, GATEWAY), 0.0)):
         missing.append(_named(queries.ARRIVALS, "gateway"))
@@ -114,13 +118,18 @@ def missing_of(readings: Readings, pools: Pools, config: Config) -> tuple[str, .
         if pool.ready:
             missing += [_named(query, role) for query in _needed(role, config) if not _is_there(readings, query, role)]
     if pools.is_late and not missing:
-        missing.append("some groups are not scraped")
+        missing.append("some groups or gateways are not scraped")
     return tuple(missing)
 
 
-def num_scraped(readings: Readings, role: str) -> int:
-    """Groups of a role whose metrics are fresh."""
-    return int(readings.rate(queries.WORKERS, role))
+def is_short(readings: Readings, pools: Pools) -> bool:
+    """Whether fewer groups or gateways are scraped than serve: sums over them are then too small."""
+    serving = (
+        (queries.GATEWAYS, GATEWAY, pools.num_gateways),
+        (queries.WORKERS, PREFILL, pools.prefill.ready),
+        (queries.WORKERS, DECODE, pools.decode.ready),
+    )
+    return any(readings.rate(query, role) < number for query, role, number in serving)
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:

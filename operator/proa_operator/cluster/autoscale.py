@@ -18,7 +18,7 @@ from proa_operator.autoscale.config import Config, Stance, config_from
 from proa_operator.autoscale.decide import Decision, decide
 from proa_operator.autoscale.explain import describe
 from proa_operator.autoscale.memory import Memory, from_text, to_text
-from proa_operator.autoscale.readings import DECODE, PREFILL, Readings, num_scraped, readings_of, signals_of
+from proa_operator.autoscale.readings import MOST_SHORT_ROUNDS, Readings, is_short, readings_of, signals_of
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.source import Source, Unanswered
 from proa_operator.cluster.autoscale_profiles import Profiles
@@ -52,7 +52,7 @@ class Known:
     due: float = 0.0
     remembered_at: float = 0.0
     short_rounds: int = 0
-    """Rounds in a row in which a group was not scraped."""
+    """Rounds in a row in which a group or gateway was not scraped."""
 
 
 class Autoscaler:
@@ -155,10 +155,8 @@ class Autoscaler:
         known, children = self._known[key], self._cache.children(key)
         views, config = pool_views(children, service), self._config(service, spec)
         pools = pools_of(service, views, children)
-        ready = ((PREFILL, pools.prefill.ready), (DECODE, pools.decode.ready))
-        is_short = any(num_scraped(readings, role) < number for role, number in ready)
-        known.short_rounds = known.short_rounds + 1 if is_short else 0
-        pools = replace(pools, is_late=known.short_rounds > 1)
+        known.short_rounds = known.short_rounds + 1 if is_short(readings, pools) else 0
+        pools = replace(pools, is_late=known.short_rounds > MOST_SHORT_ROUNDS)
         signals = signals_of(readings, pools, config, now, trouble=trouble)
         started = time.perf_counter()
         decision = decide(signals, known.memory, config)

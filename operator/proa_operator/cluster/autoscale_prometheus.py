@@ -20,16 +20,24 @@ class Prometheus:
     def __init__(self, url: str, windows: Windows, *, seconds: float = 10.0) -> None:
         self._url = url.rstrip("/") + "/api/v1/query"
         self._texts = {query: promql(query, windows) for query in ALL}
-        self._timeout = aiohttp.ClientTimeout(total=seconds)
+        self._seconds = seconds
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def read(self) -> Answers:
-        """All answers. Raises Unanswered when one of them fails: half an answer is none."""
+        """All answers. Raises Unanswered when one of them fails: half an answer is none, so the others are given up."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
-        found = await asyncio.gather(*(self._ask(self._session, text) for text in self._texts.values()))
-        return dict(zip(self._texts, found, strict=True))
+            self._session = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(self._seconds), asyncio.TaskGroup() as group:
+                asked = {
+                    query: group.create_task(self._ask(self._session, text)) for query, text in self._texts.items()
+                }
+        except TimeoutError:
+            raise Unanswered(f"Prometheus at {self._url} does not answer within {self._seconds:g} s") from None
+        except ExceptionGroup as failures:
+            raise _cause(failures) from None
+        return {query: task.result() for query, task in asked.items()}
 
     async def close(self) -> None:
         """End the session."""
@@ -46,6 +54,12 @@ class Prometheus:
                 reason = str(error) or type(error).__name__
                 raise Unanswered(f"Prometheus at {self._url} does not answer: {reason}") from None
         return samples_of(body)
+
+
+def _cause(failures: ExceptionGroup[Exception]) -> Exception:
+    """The first refusal; the group itself when a defect is among them."""
+    refusals, defects = failures.split(Unanswered)
+    return failures if defects or refusals is None else refusals.exceptions[0]
 
 
 def samples_of(body: Any) -> list[Sample]:

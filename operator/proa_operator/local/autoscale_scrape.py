@@ -98,7 +98,7 @@ class Scraper:
         siblings = (
             old[0][0]
             for (name, known), old in self._series.items()
-            if name in query.metrics and ("pod", labels.get("pod", "")) in known
+            if name in query.witnesses and ("pod", labels.get("pod", "")) in known
         )
         return points[0][0] > ago >= min(siblings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proa_operator import names
+from proa_operator.api.autoscaling import Mode
 from proa_operator.names import GATEWAY_PORTS, Component, Port
 from proa_operator.render.gateway_command import API_KEY_ENV, POD_UID_ENV, TLS_ROOT, gateway_args
 from proa_operator.render.metadata import child, common_labels, component_selector
@@ -13,6 +14,7 @@ from proa_operator.render.settings import RenderSettings
 
 _LEAVE_SECONDS = 5  # until all proxies have taken a terminating gateway out of the Service
 _AFTER_DRAIN_SECONDS = 15  # smg itself waits 5 s for load balancers
+_DISCOVERY_SECONDS = 10  # smg lists the workers that there are within 3 s
 _UID_ENV: JsonObject = {"name": POD_UID_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
@@ -102,10 +104,25 @@ def _container(service: Service, settings: RenderSettings) -> JsonObject:
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *tls],
         "lifecycle": {"preStop": {"sleep": {"seconds": _LEAVE_SECONDS}}},
         "startupProbe": _probe("/liveness", period=1, failures=60),
-        # NOTE: smg is ready once it has workers of each role, so a new gateway takes over only when it can serve.
-        "readinessProbe": _probe("/readiness", period=2, failures=2),
+        "readinessProbe": _readiness(service),
         "livenessProbe": _probe("/liveness", period=10, failures=3),
     }
+
+
+def _readiness(service: Service) -> JsonObject:
+    """smg is ready once it has workers of each role, so a new gateway takes over only when it can serve.
+
+    The gateway of a service that sleeps has none, and has to count the request that wakes it (ADR 20): it is ready as
+    soon as it lives. A delay gives a new one the time to find the workers of a service that is awake.
+    """
+    if not _may_sleep(service):
+        return _probe("/readiness", period=2, failures=2)
+    return {**_probe("/liveness", period=2, failures=2), "initialDelaySeconds": _DISCOVERY_SECONDS}
+
+
+def _may_sleep(service: Service) -> bool:
+    scaling = service.spec.autoscaling
+    return scaling.mode is not Mode.DISABLED and scaling.prefill.min == 0 and scaling.decode.min == 0
 
 
 def _probe(path: str, *, period: int, failures: int) -> JsonObject:
