@@ -19,8 +19,9 @@ import pytest
 import yaml
 from proa_operator.autoscale.config import config_from
 from proa_operator.autoscale.replay import replay
-from proa_operator.local.autoscale import RECORDS, Autoscaler, autoscaled
+from proa_operator.local.autoscale import Autoscaler, autoscaled
 from proa_operator.local.autoscale_profile import load_profile
+from proa_operator.local.decision_log import RECORDS
 from proa_operator.local.options import Options
 from proa_operator.local.ports import FreePorts
 from proa_operator.local.prepare import prepare

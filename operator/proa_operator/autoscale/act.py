@@ -14,6 +14,7 @@ from enum import StrEnum
 from proa_operator.autoscale.config import Config, PoolLimits
 from proa_operator.autoscale.memory import Memory, Wish
 from proa_operator.autoscale.signals import PoolSignals, Signals
+from proa_operator.autoscale.solve import grown_within, is_allowed, loosened
 
 
 class Reason(StrEnum):
@@ -70,10 +71,12 @@ def _wanted(memory: Memory, signals: Signals, config: Config, present: Targets) 
         return present, Reason.METRICS_MISSING
     if not config.has_profile and not _has_learned(memory, config):
         return present, Reason.LEARNING
-    up = _up(memory, signals, config, present)
+    asked = _up(memory, signals, config, present)
+    up = _within_limits(asked, present, config)
     if up != present:
         return up, Reason.WAKE if not present.decode else Reason.UP
-    down, is_paused = _down(memory, signals, config, present)
+    is_short = asked != present or not _is_within_limits(present, config)
+    down, is_paused = _down(memory, signals, config, present, is_short=is_short)
     if down == present and not is_paused:
         return present, _why_not_up(memory, signals, config, present)
     obstacle = _obstacle_to_shrink(memory, signals, config)
@@ -99,6 +102,17 @@ def _up(memory: Memory, signals: Signals, config: Config, present: Targets) -> T
     )
 
 
+def _within_limits(asked: Targets, present: Targets, config: Config) -> Targets:
+    """Each pool grows to its own wish, so both together may ask for more than the GPUs and the ratio bear."""
+    prefill, decode = grown_within((asked.prefill, asked.decode), (present.prefill, present.decode), config)
+    return Targets(prefill=prefill, decode=decode)
+
+
+def _is_within_limits(present: Targets, config: Config) -> bool:
+    pair = (present.prefill, present.decode)
+    return is_allowed(pair, pair, config)
+
+
 def _why_not_up(memory: Memory, signals: Signals, config: Config, present: Targets) -> Reason:
     now = memory.wishes[-1]
     is_short = now.prefill > present.prefill or now.decode > present.decode
@@ -106,14 +120,15 @@ def _why_not_up(memory: Memory, signals: Signals, config: Config, present: Targe
     return Reason.WARMING if is_warming else Reason.STEADY
 
 
-def _down(memory: Memory, signals: Signals, config: Config, present: Targets) -> tuple[Targets, bool]:
+def _down(
+    memory: Memory, signals: Signals, config: Config, present: Targets, *, is_short: bool
+) -> tuple[Targets, bool]:
     """One step of one pool: the one with more to spare whose pause is over. To sleep, both pools go together.
 
-    The flag: a pool could shrink, but for its pause.
+    `is_short`: there are too many GPUs, or the other pool waits for what this one frees. The flag: a pool could shrink,
+    but for its pause.
     """
-    now = memory.wishes[-1]
-    prefill = min(present.prefill, max(now.prefill, *(wish.roomy_prefill for wish in memory.wishes)))
-    decode = min(present.decode, max(now.decode, *(wish.roomy_decode for wish in memory.wishes)))
+    prefill, decode = _enough(memory, present, is_short=is_short)
     if not decode and not prefill:
         asleep = Targets(prefill=0, decode=0)
         return asleep if _respecting_pins(asleep, present, signals, config) == asleep else present, False
@@ -129,15 +144,27 @@ def _down(memory: Memory, signals: Signals, config: Config, present: Targets) ->
     is_paused = False
     for _, num_spare, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
         is_pinned = _respecting_pins(step, present, signals, config) == present
-        if step == present or is_pinned or not _keeps_ratio(step, config):
+        if step == present or is_pinned or not _keeps_ratio(step, present, config):
             continue
-        if num_spare == 1 and _has_just_grown(memory, signals, config):
+        if num_spare == 1 and not is_short and _has_just_grown(memory, signals, config):
             is_paused = True
             continue
         if at is None or signals.now - at >= pause:
             return step, False
         is_paused = True
     return present, is_paused
+
+
+def _enough(memory: Memory, present: Targets, *, is_short: bool) -> tuple[int, int]:
+    """Groups that the down window asked for. Room is a luxury while GPUs are short."""
+    now = memory.wishes[-1]
+    if is_short:
+        prefill = max(wish.prefill for wish in memory.wishes)
+        decode = max(wish.decode for wish in memory.wishes)
+    else:
+        prefill = max(now.prefill, *(wish.roomy_prefill for wish in memory.wishes))
+        decode = max(now.decode, *(wish.roomy_decode for wish in memory.wishes))
+    return min(present.prefill, prefill), min(present.decode, decode)
 
 
 def _has_just_grown(memory: Memory, signals: Signals, config: Config) -> bool:
@@ -149,11 +176,11 @@ def _stepped(present: int, wanted: int, config: Config) -> int:
     return max(wanted, present - max(1, math.floor(present * config.policy.down_share)))
 
 
-def _keeps_ratio(step: Targets, config: Config) -> bool:
+def _keeps_ratio(step: Targets, present: Targets, config: Config) -> bool:
     if config.is_aggregated:
         return True
-    ratio = step.prefill / step.decode
-    return config.limits.ratio_min - 1e-9 <= ratio <= config.limits.ratio_max + 1e-9
+    limits = loosened(config.limits, (present.prefill, present.decode))
+    return limits.ratio_min - 1e-9 <= step.prefill / step.decode <= limits.ratio_max + 1e-9
 
 
 def _obstacle_to_shrink(memory: Memory, signals: Signals, config: Config) -> Reason | None:

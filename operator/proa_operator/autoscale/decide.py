@@ -9,7 +9,7 @@ from proa_operator.autoscale.act import Reason, Targets, act
 from proa_operator.autoscale.codec import to_json
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.demand import Demand, demand_of, normalised, rise_of
-from proa_operator.autoscale.memory import Memory, Wish
+from proa_operator.autoscale.memory import Memory, Wish, remembered
 from proa_operator.autoscale.models import GroupModel, prior, update
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.solve import Prediction, Solution, predict, solve
@@ -84,7 +84,7 @@ def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     memory = replace(
         memory,
         since=signals.now if memory.since is None else memory.since,
-        wishes=_wishes(memory, signals, config, wish),
+        wishes=remembered(memory.wishes, wish, config.policy),
         rates=rates,
         lengths=lengths if signals.histogram else memory.lengths,
         model=model,
@@ -129,12 +129,6 @@ def _awake(demand: Demand, signals: Signals) -> Demand:
     """Requests that still run keep a service from sleeping, although no new ones come."""
     is_busy = any(pool.running > 0.0 or pool.waiting > 0.0 for pool in (signals.prefill, signals.decode))
     return replace(demand, requests_per_second=max(demand.requests_per_second, 1e-9)) if is_busy else demand
-
-
-def _wishes(memory: Memory, signals: Signals, config: Config, wish: Wish) -> tuple[Wish, ...]:
-    """Of the down window. A clock that was set back would leave wishes of the future: they go too."""
-    kept = (old for old in memory.wishes if signals.now - config.policy.down_window_seconds < old.at < signals.now)
-    return (*kept, wish)
 
 
 def _rates(memory: Memory, signals: Signals, lengths: Lengths) -> tuple[Sample, ...]:

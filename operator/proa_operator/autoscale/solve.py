@@ -88,6 +88,42 @@ def solve(demand: Demand, model: GroupModel, config: Config, signals: Signals) -
     return Solution(prefill=best[0], decode=best[1], need=need, binding=_binding(least, box, limits))
 
 
+def grown_within(wanted: tuple[int, int], present: tuple[int, int], config: Config) -> tuple[int, int]:
+    """Prefill and decode groups on the way from `present` up to `wanted`: all of it, or as much as GPUs and ratio bear.
+
+    `present` when no growth fits. A present ratio outside the bounds may stay as it is, but not get worse.
+    """
+    if is_allowed(wanted, present, config):
+        return wanted
+    limits = loosened(config.limits, present)
+    if config.is_aggregated:
+        return present[0], max(present[1], min(wanted[1], _payable_decode(present[0], limits)))
+    above = replace(
+        limits,
+        prefill=replace(limits.prefill, min=present[0]),
+        decode=replace(limits.decode, min=present[1]),
+    )
+    most = Need(prefill=max(1, wanted[0]), decode=max(1, wanted[1]))
+    found = _best_effort(most, Box(prefill=wanted[0], decode=wanted[1]), above)
+    return found if is_allowed(found, present, config) else present
+
+
+def is_allowed(pair: tuple[int, int], present: tuple[int, int], config: Config) -> bool:
+    """Whether the GPUs suffice and the ratio is within its bounds, or no further outside than that of `present`."""
+    limits = config.limits
+    if config.is_aggregated:
+        return not limits.max_gpus or _gpus(*pair, limits) <= limits.max_gpus
+    return _fits(*pair, loosened(limits, present))
+
+
+def loosened(limits: Limits, present: tuple[int, int]) -> Limits:
+    """With the ratio of `present` within them, so that pools that somebody set apart can come back step by step."""
+    if not all(present):
+        return limits
+    ratio = present[0] / present[1]
+    return replace(limits, ratio_min=min(ratio, limits.ratio_min), ratio_max=max(ratio, limits.ratio_max))
+
+
 def need_of(demand: Demand, model: GroupModel, config: Config) -> Need:
     """What the objectives ask for, without bounds."""
     if demand.requests_per_second <= 0.0:
@@ -191,8 +227,7 @@ def _best_effort(least: Need, box: Box, limits: Limits) -> tuple[int, int]:
     best: tuple[tuple[float, int], tuple[int, int]] | None = None
     for prefill in range(lowest[0], box.prefill + 1):
         most = math.floor(prefill / limits.ratio_min + _SLACK)
-        if limits.max_gpus:
-            most = min(most, (limits.max_gpus - _gpus(prefill, 0, limits)) // limits.decode.gpus_per_group)
+        most = min(most, _payable_decode(prefill, limits))
         balanced = math.ceil(min(1.0, prefill / least.prefill) * least.decode)
         decode = min(box.decode, most, max(lowest[1], balanced, math.ceil(prefill / limits.ratio_max - _SLACK)))
         if decode < lowest[1] or not _fits(prefill, decode, limits):
@@ -221,8 +256,18 @@ def _one_pool(need: Need, config: Config, signals: Signals) -> Solution:
     limits = config.limits
     present = min(limits.prefill.max, max(limits.prefill.min, signals.prefill.desired))
     wanted = max(limits.decode.min, need.decode - present)
-    decode = min(_most(limits.decode, signals.decode), wanted)
-    if decode == wanted:
-        return Solution(prefill=present, decode=decode, need=need, binding=need.unmet)
-    binding = "autoscaling.decode.max" if wanted > limits.decode.max else "placement"
+    placed = min(_most(limits.decode, signals.decode), wanted)
+    decode = max(limits.decode.min, min(placed, _payable_decode(present, limits)))
+    binding = need.unmet
+    if decode < wanted:
+        binding = "placement" if placed < wanted else "autoscaling.maxGPUs"
+    if wanted > limits.decode.max:
+        binding = "autoscaling.decode.max"
     return Solution(prefill=present, decode=decode, need=need, binding=binding)
+
+
+def _payable_decode(prefill: int, limits: Limits) -> int:
+    """Most decode groups beside these prefill groups, by GPUs alone."""
+    if not limits.max_gpus:
+        return limits.decode.max
+    return max(0, limits.max_gpus - _gpus(prefill, 0, limits)) // limits.decode.gpus_per_group

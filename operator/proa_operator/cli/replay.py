@@ -27,7 +27,8 @@ def replay(
 ) -> None:
     """Decide again from recorded decisions, and show whether the results are the same, bit for bit.
 
-    RECORD is decisions.jsonl of `proa up`, a log of the operator in JSON, or one record. Exit code 1 for a difference.
+    RECORD is decisions.jsonl of `proa up` (decisions.1.jsonl: the ones before), a log of the operator in JSON, or one
+    record. Exit code 1 for a difference.
     """
     found = [(number, replay_record(record)) for number, record in records_of(file)]
     if not found:

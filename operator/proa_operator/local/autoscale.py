@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Iterable
 
@@ -26,20 +25,23 @@ from proa_operator.local.autoscale_fleet import Count, Fleet
 from proa_operator.local.autoscale_gateway import Gateway
 from proa_operator.local.autoscale_prometheus import start_prometheus
 from proa_operator.local.autoscale_scrape import Scraper, Target
+from proa_operator.local.decision_log import DecisionLog
 from proa_operator.local.process import LocalPlan, Process, Role, Scaling
 from proa_operator.local.prometheus import NAMESPACE, write_targets
 from proa_operator.local.supervise import Supervisor
 from proa_operator.local.view import View
 
-RECORDS = "decisions.jsonl"
 _SYNC_SECONDS = 1.0
 
 
 class Autoscaler:
     """Decides once a period; keeps the gateway's list of workers right in between."""
 
-    def __init__(self, plan: LocalPlan, config: Config, fleet: Fleet, source: Source, view: View) -> None:
+    def __init__(
+        self, plan: LocalPlan, config: Config, fleet: Fleet, source: Source, view: View, records: DecisionLog
+    ) -> None:
         self._plan, self._config, self._fleet, self._source, self._view = plan, config, fleet, source, view
+        self._records = records
         self._key = (NAMESPACE, plan.service)
         self._memory = Memory()
         self._last: Decision | None = None
@@ -98,8 +100,7 @@ class Autoscaler:
 
     def _tell(self, signals: Signals, decision: Decision) -> None:
         """Each decision to the file; a line on the screen when it says something new."""
-        with (self._plan.state_dir / RECORDS).open("a", encoding="utf-8") as records:
-            records.write(json.dumps(decision.record, separators=(",", ":")) + "\n")
+        self._records.add(decision.record)
         if self._last is None or _gist(self._last) != _gist(decision):
             self._view.say(Text(f"{time.strftime('%H:%M:%S')}  autoscaler {describe(signals, decision)}", style="cyan"))
         self._last = decision
@@ -135,9 +136,9 @@ async def autoscaled(
         stack.callback(server.shutdown)
         stack.push_async_callback(fleet.close)
         source = await _source(stack, plan, scaling, fleet, supervisor, windows, (scrape, port))
-        (plan.state_dir / RECORDS).write_bytes(b"")  # as the log files, anew with each start
-        view.say(f"autoscaling ({config.policy.stance.value}); records in {plan.state_dir / RECORDS}")
-        yield Autoscaler(plan, config, fleet, source, view)
+        records = DecisionLog(plan.state_dir, view.say)
+        view.say(f"autoscaling ({config.policy.stance.value}); records in {records.path}")
+        yield Autoscaler(plan, config, fleet, source, view, records)
 
 
 async def _source(
