@@ -61,8 +61,10 @@ def check_gate(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | N
     num_experts = logits_TE.shape[1]
     if not 1 <= spec.top_k <= min(num_experts, MAX_TOP_K) or num_experts > MAX_EXPERTS:
         raise ValueError(f"top_k {spec.top_k} of {num_experts} experts; limits: {MAX_TOP_K} of {MAX_EXPERTS}")
-    if bias_E is not None and (bias_E.dtype != torch.float32 or tuple(bias_E.shape) != (num_experts,)):
-        raise ValueError(f"bias must be float32 [{num_experts}], not {bias_E.dtype} {tuple(bias_E.shape)}")
+    if bias_E is not None and not (
+        bias_E.dtype == torch.float32 and bias_E.is_contiguous() and bias_E.shape == logits_TE.shape[1:]
+    ):
+        raise ValueError(f"bias must be contiguous float32 [{num_experts}], not {bias_E.dtype} {tuple(bias_E.shape)}")
     if spec.num_groups == 1:
         return
     size = num_experts // spec.num_groups

@@ -90,8 +90,9 @@ def _check(
     if block_rows < 1 or block_rows & (block_rows - 1):
         raise ValueError(f"block_rows {block_rows} is not a power of two")
     for name, tensor in (("expert_map", expert_map), ("num_tokens", num_tokens)):
-        if tensor is not None and (tensor.dtype != torch.int32 or tensor.device != ids_TA.device or tensor.dim() > 1):
-            raise ValueError(f"{name} must be a flat int32 tensor on {ids_TA.device}")
+        is_flat = tensor is None or (tensor.dim() < 2 and tensor.is_contiguous())
+        if not is_flat or (tensor is not None and (tensor.dtype != torch.int32 or tensor.device != ids_TA.device)):
+            raise ValueError(f"{name} must be a flat contiguous int32 tensor on {ids_TA.device}")
 
 
 def align_ref(

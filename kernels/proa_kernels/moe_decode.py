@@ -36,8 +36,11 @@ def moe_decode(
     if any(scale is not None and scale.dim() != 3 for scale in (w13_scale, w2_scale)):
         raise ValueError("few pairs want scales of 128 x 128 blocks; use the grouped products for scales of rows")
     for name, tensor, dtype in (("ids", ids_TA, torch.int32), ("weights", weights_TA, torch.float32)):
-        if tensor.dtype != dtype or tensor.shape[:1] != x_TH.shape[:1] or not tensor.is_contiguous():
+        is_table = tensor.dim() == 2 and tensor.shape[0] == x_TH.shape[0]
+        if not is_table or tensor.dtype != dtype or not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous {dtype} [T, A], not {tensor.dtype} {tuple(tensor.shape)}")
+    if weights_TA.shape != ids_TA.shape:
+        raise ValueError(f"weights {tuple(weights_TA.shape)} are not of the shape of the ids, {tuple(ids_TA.shape)}")
     out: torch.Tensor = torch.ops.proa.moe_decode(x_TH, weights_TA, ids_TA, w13_EFH, w2_EHI, w13_scale, w2_scale)
     return out
 

@@ -63,8 +63,11 @@ def moe_gemm2(
 
 def moe_combine(rows_RH: torch.Tensor, weights_TA: torch.Tensor, alignment: Alignment) -> torch.Tensor:
     """[T, H] in the dtype of the rows."""
-    if weights_TA.dtype != torch.float32 or weights_TA.numel() != alignment.inverse_N.numel():
-        raise ValueError(f"weights must be float32 [T, A], not {weights_TA.dtype} {tuple(weights_TA.shape)}")
+    is_table = weights_TA.dim() == 2 and weights_TA.numel() == alignment.inverse_N.numel()
+    if not is_table or weights_TA.dtype != torch.float32 or not weights_TA.is_contiguous():
+        raise ValueError(f"weights must be contiguous float32 [T, A], not {weights_TA.dtype} {tuple(weights_TA.shape)}")
+    if rows_RH.dim() != 2 or not rows_RH.is_contiguous():
+        raise ValueError(f"rows must be contiguous [R, H], not {tuple(rows_RH.shape)} strided {rows_RH.stride()}")
     out: torch.Tensor = torch.ops.proa.moe_combine(rows_RH, weights_TA, alignment.inverse_N)
     return out
 
@@ -87,8 +90,15 @@ def check_product(x: torch.Tensor, w: torch.Tensor, x_scale: torch.Tensor | None
         raise ValueError(f"weights scaled in blocks need sizes divisible by {SCALE_GROUP}, not {tuple(w.shape)}")
     num_experts, rows, depth = w.shape
     fitting = (num_experts, rows) if is_rowwise else (num_experts, rows // SCALE_GROUP, depth // SCALE_GROUP)
-    if tuple(w_scale.shape) != fitting or (x_scale is not None and x_scale.dim() != w_scale.dim() - 1):
-        raise ValueError(f"scales of weights must be {fitting}, those of activations alike; not {tuple(w_scale.shape)}")
+    _check_scale("weights", w_scale, fitting)
+    if x_scale is not None:
+        _check_scale("activations", x_scale, x.shape[:1] if is_rowwise else (x.shape[0], depth // SCALE_GROUP))
+
+
+def _check_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(scale.shape) != tuple(shape) or scale.dtype != torch.float32 or not scale.is_contiguous():
+        found = f"{scale.dtype} {tuple(scale.shape)} strided {scale.stride()}"
+        raise ValueError(f"scales of {name} must be {tuple(shape)}, contiguous float32; not {found}")
 
 
 def dequantized(values: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

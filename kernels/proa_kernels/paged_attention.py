@@ -78,8 +78,8 @@ def check_table(batch: int, table: torch.Tensor, lengths: torch.Tensor) -> None:
     integers = (torch.int32, torch.int64)
     if table.dim() != 2 or table.shape[0] != batch or table.dtype not in integers or not table.is_contiguous():
         raise ValueError(f"table must be contiguous integers [{batch}, N], not {table.dtype} {tuple(table.shape)}")
-    if tuple(lengths.shape) != (batch,) or lengths.dtype not in integers:
-        raise ValueError(f"lengths must be integers [{batch}], not {lengths.dtype} {tuple(lengths.shape)}")
+    if tuple(lengths.shape) != (batch,) or lengths.dtype not in integers or not lengths.is_contiguous():
+        raise ValueError(f"lengths must be contiguous integers [{batch}], not {lengths.dtype} {tuple(lengths.shape)}")
 
 
 def gqa_decode_ref(

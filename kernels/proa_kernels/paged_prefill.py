@@ -37,8 +37,10 @@ def gqa_prefill(
         raise ValueError(f"cache {tuple(cache_X2KSD.shape)} is no [X, 2, K, S, D] for queries {tuple(q_THD.shape)}")
     check_cache(q_THD, cache_X2KSD, scale)
     check_table(prefixes_C.shape[0], table_CN, prefixes_C)
-    if tuple(starts.shape) != (prefixes_C.shape[0] + 1,) or starts.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"starts must be {prefixes_C.shape[0] + 1} integers, not {starts.dtype} {tuple(starts.shape)}")
+    num_starts, is_flat = prefixes_C.shape[0] + 1, starts.dim() == 1 and starts.is_contiguous()
+    if not is_flat or starts.shape[0] != num_starts or starts.dtype not in (torch.int32, torch.int64):
+        found = f"{starts.dtype} {tuple(starts.shape)}"
+        raise ValueError(f"starts must be {num_starts} contiguous integers, not {found}")
     return _gqa_prefill_op(q_THD, cache_X2KSD, table_CN, starts, prefixes_C, max_tokens, scale)
 
 

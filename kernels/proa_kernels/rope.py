@@ -67,6 +67,8 @@ def latent_rope_write(
     _check_places(q_THD, rotation_TP2, pages_T, positions_T, q_THD.shape[-1])
     if q_THD.dim() != 3 or q_THD.stride()[1:] != (q_THD.shape[2], 1):
         raise ValueError(f"queries must be [T, H, D], a token's heads contiguous, not strided {q_THD.stride()}")
+    if norm_R.dim() != 1 or not norm_R.is_contiguous():
+        raise ValueError(f"norm must be contiguous [R], not {tuple(norm_R.shape)} strided {norm_R.stride()}")
     width = norm_R.shape[0] + num_rotated
     if tuple(latent_TC.shape) != (q_THD.shape[0], width) or latent_TC.stride(1) != 1 or latent_TC.dtype != q_THD.dtype:
         raise ValueError(f"latents must be {q_THD.dtype} [{q_THD.shape[0]}, {width}], not {tuple(latent_TC.shape)}")
@@ -87,8 +89,9 @@ def _check_places(
     if not is_table or rotation.dtype != torch.float32 or not rotation.is_contiguous():
         raise ValueError(f"rotation must be contiguous float32 [{num_tokens}, P, 2], not {rotation.dtype} {shape}")
     for name, ids in (("pages", pages), ("positions", positions)):
-        if tuple(ids.shape) != (num_tokens,) or ids.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"{name} must be integers [{num_tokens}], not {ids.dtype} {tuple(ids.shape)}")
+        is_flat = tuple(ids.shape) == (num_tokens,) and ids.is_contiguous()
+        if not is_flat or ids.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{name} must be contiguous integers [{num_tokens}], not {ids.dtype} {tuple(ids.shape)}")
 
 
 def _check_cache(cache: torch.Tensor, dtype: torch.dtype) -> None:

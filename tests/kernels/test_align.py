@@ -154,6 +154,13 @@ def test_capacity_is_reached_and_never_exceeded(num_pairs: int, num_experts: int
         (torch.zeros(2, 2, dtype=torch.int32), 0, 8, {}, "num_experts 0"),
         (torch.zeros(2, 2, dtype=torch.int32), 4, 12, {}, "power of two"),
         (torch.zeros(2, 2, dtype=torch.int32), 4, 8, {"expert_map": torch.zeros(4)}, "expert_map"),
+        (
+            torch.zeros(2, 2, dtype=torch.int32),
+            4,
+            8,
+            {"expert_map": torch.zeros(8, dtype=torch.int32)[::2]},
+            "contiguous",
+        ),
     ],
 )
 def test_bad_input_is_named(ids: torch.Tensor, num_experts: int, block_rows: int, extra: dict, message: str):

@@ -109,6 +109,7 @@ def test_checker_catches_a_swapped_choice():
         (torch.zeros(2, 8, dtype=torch.int32), GateSpec(top_k=2), None, "floats"),
         (torch.zeros(2, 8), GateSpec(top_k=9), None, "top_k 9 of 8"),
         (torch.zeros(2, 8), GateSpec(top_k=2), torch.zeros(4), "bias"),
+        (torch.zeros(2, 8), GateSpec(top_k=2), torch.zeros(16)[::2], "bias must be contiguous"),
         (torch.zeros(2, 12), GateSpec(top_k=2, num_groups=5), None, "do not make 5 groups"),
         (torch.zeros(2, 16), GateSpec(top_k=8, num_groups=4), None, "cannot hold"),
     ],

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from proa_kernels import moe_gemm_launch
 from proa_kernels.arch import GFX950, SM90, Arch, GemmBlocks
 from proa_kernels.moe_align import Alignment, moe_align
-from proa_kernels.moe_gemm import combine_ref, dequantized, gemm1_ref, gemm2_ref, moe_gemm1
+from proa_kernels.moe_gemm import combine_ref, dequantized, gemm1_ref, gemm2_ref, moe_combine, moe_gemm1, moe_gemm2
 from proa_kernels.moe_gemm_launch import launch_combine, launch_gemm1, launch_gemm2
 from proa_kernels.moe_layer import fused_experts
 from proa_kernels.testing import Guarded, is_poison, relative_error, tolerance
@@ -214,6 +214,37 @@ def test_whole_layer_is_the_plain_sum_over_experts():
 def test_bad_input_is_named(x: torch.Tensor, w: torch.Tensor, scales: dict[str, torch.Tensor], message: str):
     with pytest.raises(ValueError, match=message):
         moe_gemm1(x, w, routing(2, 1, 2), ROWS, 1, **scales)
+
+
+@pytest.mark.parametrize(
+    ("x_scale", "w_scale", "message"),
+    [
+        (torch.ones(2, 2), torch.ones(2, 1, 1), r"scales of activations must be \(2, 1\)"),
+        (torch.ones(3, 1), torch.ones(2, 1, 1), r"scales of activations must be \(2, 1\)"),
+        (torch.ones(1), torch.ones(2, 128), r"scales of activations must be \(2,\)"),
+        (torch.ones(4)[::2], torch.ones(2, 128), "scales of activations .* strided"),
+        (torch.ones(2).half(), torch.ones(2, 128), "scales of activations .* float32"),
+        (torch.ones(2), torch.ones(128, 2).T, "scales of weights .* strided"),
+        (torch.ones(2, 1), torch.ones(2, 1, 1).bfloat16(), "scales of weights .* float32"),
+    ],
+)
+def test_scales_that_the_kernels_would_misread_are_named(x_scale: torch.Tensor, w_scale: torch.Tensor, message: str):
+    h, w2 = torch.zeros(2, 128).to(FP8), torch.zeros(2, 128, 128).to(FP8)
+    with pytest.raises(ValueError, match=message):
+        moe_gemm2(h, w2, routing(2, 1, 2), ROWS, h_scale=x_scale, w_scale=w_scale)
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "message"),
+    [
+        (torch.zeros(32, 8), torch.zeros(2, 4)[:, ::2], "weights must be contiguous"),
+        (torch.zeros(32, 8), torch.zeros(4), "weights must be"),
+        (torch.zeros(8, 32).T, torch.zeros(2, 2), "rows must be contiguous"),
+    ],
+)
+def test_combine_names_bad_input(rows: torch.Tensor, weights: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        moe_combine(rows, weights, routing(2, 2, 2))
 
 
 def test_ops_have_fake_versions_with_the_same_shapes():

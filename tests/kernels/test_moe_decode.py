@@ -80,6 +80,8 @@ def test_checker_catches_the_wrong_expert_and_a_swapped_weight():
         ({"w2": torch.zeros(3, 40, 9).half()}, "w2 .* does not fit w13"),
         ({"ids": torch.zeros(2, 2, dtype=torch.int64)}, "ids must be contiguous torch.int32"),
         ({"weights": torch.zeros(3, 2)}, "weights must be contiguous torch.float32"),
+        ({"weights": torch.zeros(2, 1)}, "weights .* not of the shape of the ids"),
+        ({"ids": torch.zeros(2, dtype=torch.int32)}, "ids must be contiguous"),
         ({"x": torch.zeros(2, 40)}, "no product of torch.float32"),
     ],
 )

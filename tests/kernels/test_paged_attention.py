@@ -146,6 +146,7 @@ def test_checker_catches_a_key_past_the_length():
         ({"table": torch.zeros(3, 2, dtype=torch.int64)}, "table must be"),
         ({"table": torch.zeros(2, 2)}, "table must be"),
         ({"lengths": torch.zeros(3, dtype=torch.int64)}, "lengths must be"),
+        ({"lengths": torch.zeros(4, dtype=torch.int64)[::2]}, "lengths must be contiguous"),
     ],
 )
 def test_bad_gqa_input_is_named(change: dict[str, torch.Tensor], message: str):

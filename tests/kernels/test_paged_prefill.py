@@ -100,7 +100,8 @@ def test_checker_catches_planted_faults(fault: str):
         ({"q": torch.zeros(4, 3, 8)}, "is no"),
         ({"cache": torch.zeros(3, 2, 2, 4, 8, dtype=torch.float16)}, "no attention of"),
         ({"table": torch.zeros(1, 2, dtype=torch.int64)}, "table must be"),
-        ({"starts": torch.zeros(2, dtype=torch.int64)}, "starts must be 3 integers"),
+        ({"starts": torch.zeros(2, dtype=torch.int64)}, "starts must be 3 contiguous integers"),
+        ({"starts": torch.zeros(6, dtype=torch.int64)[::2]}, "starts must be 3 contiguous"),
         ({"prefixes": torch.zeros(2)}, "lengths must be"),
     ],
 )

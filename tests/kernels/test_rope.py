@@ -109,6 +109,7 @@ def test_checker_catches_a_token_in_the_wrong_place():
         ({"rotation": torch.zeros(2, 5, 2)}, "rotation must be"),
         ({"pages": torch.zeros(3, dtype=torch.int64)}, "pages must be"),
         ({"positions": torch.zeros(2)}, "positions must be"),
+        ({"pages": torch.zeros(4, dtype=torch.int64)[::2]}, "pages must be contiguous"),
         ({"cache": torch.zeros(7, 2, 1, 4, 6)}, "cache must be"),
         ({"cache": torch.zeros(7, 2, 1, 4, 8, dtype=torch.float16)}, "cache holds"),
         ({"cache": torch.zeros(7, 4, 2, 1, 8).permute(0, 2, 3, 1, 4)}, "pages of the cache"),
@@ -131,14 +132,18 @@ def test_bad_input_is_named(change: dict[str, torch.Tensor], message: str):
         ({"q": torch.zeros(2, 8)}, "queries must be"),
         ({"latent": torch.zeros(2, 11)}, "latents must be"),
         ({"cache": torch.zeros(7, 4, 11)}, "cache must be"),
+        ({"norm": torch.zeros(16)[::2]}, "norm must be contiguous"),
     ],
 )
 def test_bad_latent_input_is_named(change: dict[str, torch.Tensor], message: str):
-    good = {"q": torch.zeros(2, 3, 8), "latent": torch.zeros(2, 12), "cache": torch.zeros(7, 4, 12)}
+    good = {
+        "q": torch.zeros(2, 3, 8), "latent": torch.zeros(2, 12), "cache": torch.zeros(7, 4, 12),
+        "norm": torch.zeros(8),
+    }  # fmt: skip
     a = good | change
     with pytest.raises(ValueError, match=message):
         latent_rope_write(
-            a["q"], a["latent"], torch.zeros(8), EPS, torch.zeros(2, 2, 2), PAGES[:2], POSITIONS[:2], a["cache"]
+            a["q"], a["latent"], a["norm"], EPS, torch.zeros(2, 2, 2), PAGES[:2], POSITIONS[:2], a["cache"]
         )
 
 
