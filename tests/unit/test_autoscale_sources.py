@@ -1,14 +1,23 @@
-"""Who answers the autoscaler: a Prometheus that hangs or refuses."""
+"""Who answers the autoscaler: a Prometheus that hangs or refuses, and workers of `proa up` that are not scraped."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from proa_operator.autoscale.queries import ALL, Windows
+from proa_operator.autoscale.queries import ALL, Query, Windows
 from proa_operator.autoscale.source import Unanswered
 from proa_operator.cluster.autoscale_prometheus import Prometheus
+from proa_operator.local.autoscale import Autoscaler
+from proa_operator.local.autoscale_fleet import Count
+from proa_operator.local.decision_log import DecisionLog
+from proa_operator.local.prometheus import NAMESPACE
+
+from tests.unit.autoscale_cases import config
+from tests.unit.test_autoscale_readings import answers
 
 
 class Hung(Prometheus):
@@ -47,3 +56,22 @@ async def test_a_defect_in_a_query_is_not_taken_for_an_outage() -> None:
     with pytest.raises(ExceptionGroup):
         await source.read()
     await source.close()
+
+
+async def test_proa_up_does_not_decide_by_some_of_its_workers(tmp_path: Path) -> None:
+    async def read() -> dict[Query, Any]:
+        place = {"namespace": NAMESPACE, "service": "s"}
+        return {query: [({**labels, **place}, value) for labels, value in rows] for query, rows in answers().items()}
+
+    two = Count(wanted=2, serving=2, leaving=0)  # of which one is scraped
+    parts: list[Any] = [
+        SimpleNamespace(service="s", state_dir=tmp_path),
+        config(),
+        SimpleNamespace(count=lambda _: two, want=lambda _: None, processes=list),
+        SimpleNamespace(read=read),
+        SimpleNamespace(say=lambda _: None),
+        DecisionLog(tmp_path, lambda _: None),
+    ]
+    autoscaler = Autoscaler(*parts)
+    missing = [(await autoscaler.decide_once(15.0 * number)).record["signals"]["missing"] for number in range(2)]
+    assert missing == [[], ["some groups or gateways are not scraped"]]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 
 from prometheus_client import start_http_server
 from rich.text import Text
@@ -18,7 +19,7 @@ from proa_operator.autoscale.decide import Decision, decide
 from proa_operator.autoscale.explain import describe
 from proa_operator.autoscale.memory import Memory
 from proa_operator.autoscale.queries import Windows
-from proa_operator.autoscale.readings import Pools, Readings, readings_of, signals_of
+from proa_operator.autoscale.readings import MOST_SHORT_ROUNDS, Pools, Readings, is_short, readings_of, signals_of
 from proa_operator.autoscale.signals import PoolSignals, Signals
 from proa_operator.autoscale.source import Source, Unanswered
 from proa_operator.local.autoscale_fleet import Count, Fleet
@@ -45,6 +46,7 @@ class Autoscaler:
         self._key = (NAMESPACE, plan.service)
         self._memory = Memory()
         self._last: Decision | None = None
+        self._short_rounds = 0
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -74,6 +76,8 @@ class Autoscaler:
             readings = readings_of(await self._source.read()).get(self._key, Readings())
         except Unanswered as error:
             return signals_of(Readings(), pools, self._config, now, trouble=str(error))
+        self._short_rounds = self._short_rounds + 1 if is_short(readings, pools) else 0
+        pools = replace(pools, is_late=self._short_rounds > MOST_SHORT_ROUNDS)
         return signals_of(readings, pools, self._config, now)
 
     def _pools(self) -> Pools:
