@@ -25,7 +25,9 @@ def route(
     """
     if x_TH.shape[1] != w_EH.shape[1] or not x_TH.is_contiguous() or not w_EH.is_contiguous():
         raise ValueError(f"router {tuple(w_EH.shape)} does not fit contiguous activations {tuple(x_TH.shape)}")
-    if x_TH.shape[0] > MAX_SPLIT_TOKENS or w_EH.dtype not in (torch.bfloat16, torch.float32):
+    # The kernel widens activations for a float32 router; else tensor cores want both of one dtype.
+    is_served = w_EH.dtype == torch.float32 or x_TH.dtype == w_EH.dtype == torch.bfloat16
+    if x_TH.shape[0] > MAX_SPLIT_TOKENS or not is_served:
         return gate(torch.nn.functional.linear(x_TH.to(w_EH.dtype), w_EH), spec, bias_E)
     check_gate(x_TH.new_empty(0, w_EH.shape[0]), spec, bias_E)
     weights, ids = torch.ops.proa.route(x_TH, w_EH, bias_E, *spec_values(spec))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from proa_kernels import gate_route
 from proa_kernels.gate import GateSpec, gate_ref
 from proa_kernels.gate_route import MAX_SPLIT_TOKENS, route
 from proa_kernels.gate_route_triton import launch_router
@@ -52,6 +53,18 @@ def test_route_is_the_gate_of_the_product(tokens: int, w_dtype: torch.dtype):
     x, w = random(tokens, 24).bfloat16(), random(9, 24, seed=1).to(w_dtype)
     weights, ids = route(x, w, SPEC)
     expected = gate_ref(F.linear(x.to(w_dtype), w), SPEC)
+    assert torch.equal(ids, expected[1])
+    assert torch.equal(weights, expected[0])
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.float16])
+def test_activations_of_another_dtype_than_a_bfloat16_router_never_reach_the_kernel(
+    x_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(gate_route, "arm_for", lambda *_: "triton")
+    x, w = random(3, 24).to(x_dtype), random(9, 24, seed=1).bfloat16()
+    weights, ids = route(x, w, SPEC)
+    expected = gate_ref(F.linear(x.bfloat16(), w), SPEC)
     assert torch.equal(ids, expected[1])
     assert torch.equal(weights, expected[0])
 
