@@ -121,6 +121,29 @@ def test_aborted_request_does_not_end_again_when_the_engine_breaks(loop_and_repo
     assert [o.seq.seq_id for o in reports.get(timeout=TIMEOUT).outcomes] == [2]
 
 
+def test_what_ended_before_the_engine_broke_in_the_same_turn_is_told(loop_and_reports) -> None:
+    """A hand-off whose rows are all cached ends in the schedule; the step of the other request then breaks."""
+    loop, reports = loop_and_reports
+    loop.submit([make(1, list(range(9)), is_hand_off=True)]).result(TIMEOUT)
+    assert reports.get(timeout=TIMEOUT).outcomes
+    loop.submit([make(2, list(range(9)), is_hand_off=True), make(3, [1, 99])]).result(TIMEOUT)
+    report = reports.get(timeout=TIMEOUT)
+    assert report.failure == "RuntimeError: boom"
+    assert [(o.seq.seq_id, o.finish.reason) for o in report.outcomes] == [(2, "length"), (3, "error")]
+
+
+def test_a_command_that_breaks_the_loop_is_answered(loop_and_reports, monkeypatch) -> None:
+    loop, reports = loop_and_reports
+
+    def broken_add(_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(loop.scheduler, "add", broken_add)
+    with pytest.raises(EngineFailed, match="retry on another worker"):
+        loop.submit([make(1, [1, 2])]).result(TIMEOUT)
+    assert reports.get(timeout=TIMEOUT).failure == "KeyError: 'a bug'"
+
+
 def test_who_asks_a_broken_engine_is_answered_at_once(loop_and_reports) -> None:
     loop, reports = loop_and_reports
     loop.submit([make(1, [1, 99])]).result(TIMEOUT)

@@ -65,6 +65,7 @@ class EngineLoop:
         self._is_stopping = False
         self._has_failed = False
         self._was_idle = True
+        self._untold: list[Outcome] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -113,6 +114,9 @@ class EngineLoop:
                 future.set_result(action())
             except WorkerError as error:
                 future.set_exception(error)
+            except Exception:  # the loop ends with it; whoever asked must not wait for ever
+                future.set_exception(EngineFailed())
+                raise
 
         self._commands.put(command)
         return future
@@ -170,7 +174,7 @@ class EngineLoop:
 
     def _turn(self) -> None:
         turn = self.scheduler.schedule()
-        outcomes = list(turn.outcomes)
+        self._untold = outcomes = list(turn.outcomes)
         started = self._clock()
         if turn.plan is not None:
             for seq in self.scheduler.planned(turn.plan):
@@ -179,6 +183,7 @@ class EngineLoop:
         seconds = self._clock() - started
         self.load = self.load.after(self.scheduler, outcomes, seconds if turn.plan else 0.0)
         events = tuple(self.scheduler.pool.take_events())
+        self._untold = []
         if turn.plan is not None or outcomes or turn.fetches or events:
             self._on_report(
                 Report(
@@ -209,5 +214,5 @@ class EngineLoop:
         self.load = replace(self.load, errors_total=self.load.errors_total + 1)
         finish = Finish(reason="error")
         everyone = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())
-        outcomes = tuple(Outcome(seq=seq, finish=finish) for seq in everyone if seq.phase is not Phase.FINISHED)
-        self._on_report(Report(time=self._clock(), outcomes=outcomes, failure=reason))
+        broken = (Outcome(seq=seq, finish=finish) for seq in everyone if seq.phase is not Phase.FINISHED)
+        self._on_report(Report(time=self._clock(), outcomes=(*self._untold, *broken), failure=reason))
