@@ -2,8 +2,8 @@
 
     python -m bench.kernels.verify PART NUM_PARTS      prints one JSON object: name -> "" or what is wrong
 
-Checked: results against references in higher precision, poison and canaries, 20 repeats equal to the bit, graph
-replays after the inputs changed, and two streams at once.
+Checked: results against references in higher precision, poison and canaries; for align (20 repeats) and the layer (100)
+repeats equal to the bit, graph replays after the inputs changed, and two streams at once.
 """
 
 from __future__ import annotations
