@@ -1,4 +1,8 @@
-"""Which tiers run: `PROA_TEST_TIERS` is `a`, `b`, `a,b` or `none`; without it, all that this machine can."""
+"""Which tiers run: `PROA_TEST_TIERS` lists some of `a`, `b` and `soak`, or is `none`.
+
+Without it, all that this machine can, but for `soak`: that is no tier of its own, it lets the long tests of the others
+run, the random rollouts and those with many nodes.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,20 @@ import platform
 from testbed import debian
 from testbed.errors import BedError
 
-CHOICES = ("a", "b")
+DEFAULT = ("a", "b")
+SOAK = "soak"
+CHOICES = (*DEFAULT, SOAK)
 
 
 def chosen_tiers() -> frozenset[str]:
     """What the environment asks for; raises BedError for a word that is no tier."""
-    words = os.environ.get("PROA_TEST_TIERS", ",".join(CHOICES)).replace(" ", "").split(",")
+    words = os.environ.get("PROA_TEST_TIERS", ",".join(DEFAULT)).replace(" ", "").split(",")
     if words == ["none"] or words == [""]:
         return frozenset()
     if unknown := [word for word in words if word not in CHOICES]:
-        raise BedError(f"PROA_TEST_TIERS={','.join(words)}: {unknown[0]!r} is no tier; use a, b, a,b or none")
+        raise BedError(
+            f"PROA_TEST_TIERS={','.join(words)}: {unknown[0]!r} is no tier; use some of {', '.join(CHOICES)}, or none"
+        )
     return frozenset(words)
 
 

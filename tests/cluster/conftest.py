@@ -13,7 +13,7 @@ from testbed.control_plane import ControlPlane
 from testbed.images.images import images
 from testbed.node.node import NodeCluster
 from testbed.node.packages import install_packages
-from testbed.tiers import left_out
+from testbed.tiers import SOAK, left_out
 from tests.cluster.kinds import apply_kinds
 from tests.cluster.operator_process import Doubles
 
@@ -35,6 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if item not in users]
         elif users:
             config.stash[TIERS_IN_USE].add(tier)
+    if (long := [item for item in items if item.get_closest_marker("soak")]) and (reason := left_out(SOAK)):
+        config.stash[LEFT_OUT].append(f"test bed: {len(long)} long tests left out: {reason}")
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 def _clusters(names: Sequence[str]) -> set[str]:

@@ -29,7 +29,14 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [("a", {"a"}), ("a,b", {"a", "b"}), (" a , b ", {"a", "b"}), ("none", set()), ("", set())],
+    [
+        ("a", {"a"}),
+        ("a,b", {"a", "b"}),
+        (" a , b ", {"a", "b"}),
+        ("a,soak", {"a", "soak"}),
+        ("none", set()),
+        ("", set()),
+    ],
 )
 def test_tiers_are_read(monkeypatch: pytest.MonkeyPatch, words: str, wanted: set[str]) -> None:
     monkeypatch.setenv("PROA_TEST_TIERS", words)

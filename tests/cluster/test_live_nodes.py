@@ -37,7 +37,7 @@ START_SECONDS = 2
 PARTIAL_SECONDS = 30.0
 NUM_SERVICES, NUM_NODES = 50, 100
 BLOCKS = itertools.count()
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ SMALL = Scale(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(420)
 @pytest.mark.skipif(left_out("a") is not None, reason=left_out("a") or "")  # not by the fixture: it has its own bed
 async def test_a_hundred_services() -> None:
