@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif users:
             config.stash[TIERS_IN_USE].add(tier)
     if (long := [item for item in items if item.get_closest_marker("soak")]) and (reason := left_out(SOAK)):
-        config.stash[LEFT_OUT].append(f"test bed: {len(long)} long tests left out: {reason}")
+        config.stash[LEFT_OUT].append(
+            f"{len(long)} long tests left out: {reason}; PROA_TEST_TIERS=a,b,soak runs them on a quiet machine"
+        )
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
 

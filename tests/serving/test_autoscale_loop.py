@@ -172,6 +172,7 @@ def choose(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("Debian's package prometheus is not installed")
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["prometheus", "own"])
 async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
