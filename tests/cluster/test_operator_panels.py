@@ -42,6 +42,7 @@ def _config(operator: Operator) -> dict[str, object]:
     }
 
 
+@pytest.mark.soak
 def test_every_panel_had_data_during_a_rollout(prometheus: Prometheus, api: ControlPlane, namespace: str) -> None:
     patch = json.dumps({"spec": {"engine": {"maxModelLen": 2048}}})
     api.kubectl("patch", "dsvc", "tiny", f"--namespace={namespace}", "--type=merge", f"--patch={patch}")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from proa_kernels import gate
 from proa_workers.model import assemble, attention, mla, moe, rope
+from proa_workers.model.arms import Arms
 from proa_workers.model.batch import Batch, PrefillChunk
 
 from tests.model.checkpoints import Harness, load_oracle, random_ids, shuffled_tables
@@ -41,14 +42,14 @@ def no_mscale(patch: pytest.MonkeyPatch) -> None:
 
 def no_bias(patch: pytest.MonkeyPatch) -> None:
     genuine = moe.Gate.route
-    patch.setattr(moe.Gate, "route", lambda self, x: genuine(replace(self, bias_E=None), x))
+    patch.setattr(moe.Gate, "route", lambda self, x, arms: genuine(replace(self, bias_E=None), x, arms))
 
 
 def biased_weights(patch: pytest.MonkeyPatch) -> None:
     genuine = moe.Gate.route
 
-    def route(self: moe.Gate, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weights, ids = genuine(self, x)
+    def route(self: moe.Gate, x: torch.Tensor, arms: Arms) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, ids = genuine(self, x, arms)
         if self.bias_E is None:
             return weights, ids
         return weights + F.pad(self.bias_E, (0, self.moe.num_shared_experts))[ids], ids
@@ -63,8 +64,8 @@ def no_groups(patch: pytest.MonkeyPatch) -> None:
 def no_shared_experts(patch: pytest.MonkeyPatch) -> None:
     genuine = moe.Gate.route
 
-    def route(self: moe.Gate, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weights, ids = genuine(self, x)
+    def route(self: moe.Gate, x: torch.Tensor, arms: Arms) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, ids = genuine(self, x, arms)
         return weights * (ids < self.moe.num_experts), ids
 
     patch.setattr(moe.Gate, "route", route)
