@@ -61,6 +61,16 @@ class Number:
     queries: tuple[Query, ...]
 
 
+def graph(title: str, text: str, unit: str, expr: str, legend: str, *, is_stacked: bool = False) -> Graph:
+    """A graph of one query."""
+    return Graph(title=title, text=text, unit=unit, queries=(Query(expr, legend),), is_stacked=is_stacked)
+
+
+def number(title: str, text: str, unit: str, expr: str) -> Number:
+    """A number of one series."""
+    return Number(title=title, text=text, unit=unit, queries=(Query(expr, ""),))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """Panels under a heading."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import MINE, Board, Graph, Query, Section
+from tools.monitoring.panel import MINE, Board, Graph, Query, Section, graph
 
 
 def _gauge(name: str, legend: str) -> Query:
@@ -27,13 +27,12 @@ AUTOSCALER = Board(
                         _gauge("recommended_groups", "{{service}} {{role}} recommended"),
                     ),
                 ),
-                Graph(
-                    title="Decisions by reason",
-                    text="Why each decision came out as it did.",
-                    unit="ops",
-                    queries=(
-                        Query(f"sum by (reason) (rate(proa_autoscaler_decisions_total{{{MINE}}}[5m]))", "{{reason}}"),
-                    ),
+                graph(
+                    "Decisions by reason",
+                    "Why each decision came out as it did.",
+                    "ops",
+                    f"sum by (reason) (rate(proa_autoscaler_decisions_total{{{MINE}}}[5m]))",
+                    "{{reason}}",
                 ),
                 Graph(
                     title="Limits that bind",
@@ -98,16 +97,12 @@ AUTOSCALER = Board(
                     unit="short",
                     queries=(_gauge("model_ratio", "{{service}} {{role}}"),),
                 ),
-                Graph(
-                    title="Time of one decision",
-                    text="Solver and rules, for one service.",
-                    unit="s",
-                    queries=(
-                        Query(
-                            "histogram_quantile(0.99, sum by (le) (rate(proa_autoscaler_decision_seconds_bucket[5m])))",
-                            "p99",
-                        ),
-                    ),
+                graph(
+                    "Time of one decision",
+                    "Solver and rules, for one service.",
+                    "s",
+                    "histogram_quantile(0.99, sum by (le) (rate(proa_autoscaler_decision_seconds_bucket[5m])))",
+                    "p99",
                 ),
             ),
         ),

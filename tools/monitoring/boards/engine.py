@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import MINE, Board, Graph, Query, Section, per_second
+from tools.monitoring.panel import MINE, Board, Graph, Query, Section, graph, per_second
 
 
 def _mean(name: str) -> str:
@@ -19,17 +19,19 @@ ENGINE = Board(
         Section(
             title="Steps",
             panels=(
-                Graph(
-                    title="Steps a second",
-                    text="Of the engine's loop; a busy worker at zero hangs.",
-                    unit="ops",
-                    queries=(Query(f"rate(proa_engine_steps_total{{{MINE}}}[$__rate_interval])", "{{pod}}"),),
+                graph(
+                    "Steps a second",
+                    "Of the engine's loop; a busy worker at zero hangs.",
+                    "ops",
+                    f"rate(proa_engine_steps_total{{{MINE}}}[$__rate_interval])",
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Tokens a step",
-                    text="Prompt tokens and decoded sequences together.",
-                    unit="short",
-                    queries=(Query(_mean("vllm:iteration_tokens_total"), "{{pod}}"),),
+                graph(
+                    "Tokens a step",
+                    "Prompt tokens and decoded sequences together.",
+                    "short",
+                    _mean("vllm:iteration_tokens_total"),
+                    "{{pod}}",
                 ),
                 Graph(
                     title="Errors and preemptions",
@@ -40,81 +42,77 @@ ENGINE = Board(
                         Query(f"rate(vllm:num_preemptions_total{{{MINE}}}[$__rate_interval])", "{{pod}} preempted"),
                     ),
                 ),
-                Graph(
-                    title="Running",
-                    text="Sequences in the batch of each worker: an uneven load shows here.",
-                    unit="short",
-                    queries=(Query(f"vllm:num_requests_running{{{MINE}}}", "{{pod}}"),),
+                graph(
+                    "Running",
+                    "Sequences in the batch of each worker: an uneven load shows here.",
+                    "short",
+                    f"vllm:num_requests_running{{{MINE}}}",
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Waiting",
-                    text="Requests in the queue of each worker.",
-                    unit="short",
-                    queries=(Query(f"vllm:num_requests_waiting{{{MINE}}}", "{{pod}}"),),
+                graph(
+                    "Waiting",
+                    "Requests in the queue of each worker.",
+                    "short",
+                    f"vllm:num_requests_waiting{{{MINE}}}",
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="KV cache in use",
-                    text="Of each worker.",
-                    unit="percentunit",
-                    queries=(Query(f"vllm:kv_cache_usage_perc{{{MINE}}}", "{{pod}}"),),
+                graph(
+                    "KV cache in use",
+                    "Of each worker.",
+                    "percentunit",
+                    f"vllm:kv_cache_usage_perc{{{MINE}}}",
+                    "{{pod}}",
                 ),
             ),
         ),
         Section(
             title="Inside a request, means",
             panels=(
-                Graph(
-                    title="In the queue",
-                    text="Arrival at the worker to its first step.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:request_queue_time_seconds"), "{{pod}}"),),
+                graph(
+                    "In the queue",
+                    "Arrival at the worker to its first step.",
+                    "s",
+                    _mean("vllm:request_queue_time_seconds"),
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Prefill",
-                    text="First step to first token.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:request_prefill_time_seconds"), "{{pod}}"),),
+                graph(
+                    "Prefill", "First step to first token.", "s", _mean("vllm:request_prefill_time_seconds"), "{{pod}}"
                 ),
-                Graph(
-                    title="Decode",
-                    text="First to last token.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:request_decode_time_seconds"), "{{pod}}"),),
+                graph("Decode", "First to last token.", "s", _mean("vllm:request_decode_time_seconds"), "{{pod}}"),
+                graph(
+                    "Time to first token at the worker",
+                    "For prefill its whole part; for decode the hand-off and one step.",
+                    "s",
+                    _mean("vllm:time_to_first_token_seconds"),
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Time to first token at the worker",
-                    text="For prefill its whole part; for decode the hand-off and one step.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:time_to_first_token_seconds"), "{{pod}}"),),
+                graph(
+                    "Time between tokens",
+                    "Of each worker: one slow GPU stands out.",
+                    "s",
+                    _mean("vllm:inter_token_latency_seconds"),
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Time between tokens",
-                    text="Of each worker: one slow GPU stands out.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:inter_token_latency_seconds"), "{{pod}}"),),
+                graph(
+                    "Whole request",
+                    "Arrival at the worker to its last token.",
+                    "s",
+                    _mean("vllm:e2e_request_latency_seconds"),
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Whole request",
-                    text="Arrival at the worker to its last token.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:e2e_request_latency_seconds"), "{{pod}}"),),
+                graph(
+                    "Time per output token",
+                    "Of whole answers, after their first token.",
+                    "s",
+                    _mean("vllm:request_time_per_output_token_seconds"),
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Time per output token",
-                    text="Of whole answers, after their first token.",
-                    unit="s",
-                    queries=(Query(_mean("vllm:request_time_per_output_token_seconds"), "{{pod}}"),),
-                ),
-                Graph(
-                    title="Finished, by reason",
-                    text="stop, length, abort or error.",
-                    unit="reqps",
-                    queries=(
-                        Query(
-                            per_second("vllm:request_success_total", by="role, finished_reason"),
-                            "{{role}} {{finished_reason}}",
-                        ),
-                    ),
+                graph(
+                    "Finished, by reason",
+                    "stop, length, abort or error.",
+                    "reqps",
+                    per_second("vllm:request_success_total", by="role, finished_reason"),
+                    "{{role}} {{finished_reason}}",
                 ),
             ),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import MINE, Board, Graph, Query, Section, per_second
+from tools.monitoring.panel import MINE, Board, Graph, Query, Section, graph, per_second
 
 
 def _quantile(name: str, quantile: float, by: str) -> str:
@@ -30,79 +30,67 @@ KV = Board(
                         for quantile in (0.5, 0.95)
                     ),
                 ),
-                Graph(
-                    title="Bytes",
-                    text="KV bytes that decode workers read from prefill workers.",
-                    unit="Bps",
-                    queries=(
-                        Query(
-                            per_second("proa_kv_transfer_bytes_total", by="service, transport"),
-                            "{{service}} {{transport}}",
-                        ),
-                    ),
+                graph(
+                    "Bytes",
+                    "KV bytes that decode workers read from prefill workers.",
+                    "Bps",
+                    per_second("proa_kv_transfer_bytes_total", by="service, transport"),
+                    "{{service}} {{transport}}",
                 ),
-                Graph(
-                    title="Hand-offs",
-                    text="Begun a second, and the share that did not arrive.",
-                    unit="reqps",
-                    queries=(Query(f"proa:kv_transfers:rate5m{{{MINE}}}", "{{service}}"),),
+                graph(
+                    "Hand-offs",
+                    "Begun a second, and the share that did not arrive.",
+                    "reqps",
+                    f"proa:kv_transfers:rate5m{{{MINE}}}",
+                    "{{service}}",
                 ),
-                Graph(
-                    title="Failed",
-                    text="Share of hand-offs that did not arrive.",
-                    unit="percentunit",
-                    queries=(Query(f"proa:kv_transfer_failures:ratio5m{{{MINE}}}", "{{service}}"),),
+                graph(
+                    "Failed",
+                    "Share of hand-offs that did not arrive.",
+                    "percentunit",
+                    f"proa:kv_transfer_failures:ratio5m{{{MINE}}}",
+                    "{{service}}",
                 ),
-                Graph(
-                    title="Computed again",
-                    text="Prompts that decode computed itself after a failed hand-off.",
-                    unit="reqps",
-                    queries=(
-                        Query(
-                            per_second("proa_kv_recomputed_total", by="service"),
-                            "{{service}}",
-                        ),
-                    ),
+                graph(
+                    "Computed again",
+                    "Prompts that decode computed itself after a failed hand-off.",
+                    "reqps",
+                    per_second("proa_kv_recomputed_total", by="service"),
+                    "{{service}}",
                 ),
-                Graph(
-                    title="Tokens fetched",
-                    text="Prompt tokens that came with a hand-off instead of being computed.",
-                    unit="short",
-                    queries=(
-                        Query(
-                            per_second("vllm:external_prefix_cache_hits_total", by="service"),
-                            "{{service}}",
-                        ),
-                    ),
+                graph(
+                    "Tokens fetched",
+                    "Prompt tokens that came with a hand-off instead of being computed.",
+                    "short",
+                    per_second("vllm:external_prefix_cache_hits_total", by="service"),
+                    "{{service}}",
                 ),
             ),
         ),
         Section(
             title="Leases",
             panels=(
-                Graph(
-                    title="Leases by state",
-                    text="A prefill worker keeps a prompt's blocks for one hand-off under one lease.",
-                    unit="short",
+                graph(
+                    "Leases by state",
+                    "A prefill worker keeps a prompt's blocks for one hand-off under one lease.",
+                    "short",
+                    f"sum by (state) (proa_kv_leases{{{MINE}}})",
+                    "{{state}}",
                     is_stacked=True,
-                    queries=(Query(f"sum by (state) (proa_kv_leases{{{MINE}}})", "{{state}}"),),
                 ),
-                Graph(
-                    title="How leases end",
-                    text="expired and unclaimed: nobody fetched in time.",
-                    unit="reqps",
-                    queries=(
-                        Query(
-                            per_second("proa_kv_lease_outcomes_total", by="outcome"),
-                            "{{outcome}}",
-                        ),
-                    ),
+                graph(
+                    "How leases end",
+                    "expired and unclaimed: nobody fetched in time.",
+                    "reqps",
+                    per_second("proa_kv_lease_outcomes_total", by="outcome"),
+                    "{{outcome}}",
                 ),
-                Graph(
-                    title="KV blocks by state",
-                    text="pinned blocks are held by leases; total is the size of the pool.",
-                    unit="short",
-                    queries=(Query(f"sum by (role, state) (proa_kv_blocks{{{MINE}}})", "{{role}} {{state}}"),),
+                graph(
+                    "KV blocks by state",
+                    "pinned blocks are held by leases; total is the size of the pool.",
+                    "short",
+                    f"sum by (role, state) (proa_kv_blocks{{{MINE}}})",
+                    "{{role}} {{state}}",
                 ),
             ),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import Board, Graph, Query, Section
+from tools.monitoring.panel import Board, Graph, Query, Section, graph
 
 
 def _quantile(name: str, quantile: float) -> str:
@@ -22,11 +22,8 @@ OPERATOR = Board(
         Section(
             title="Work",
             panels=(
-                Graph(
-                    title="Leader",
-                    text="1 for the replica that holds the lease.",
-                    unit="short",
-                    queries=(Query("proa_operator_is_leader", "{{pod}}"),),
+                graph(
+                    "Leader", "1 for the replica that holds the lease.", "short", "proa_operator_is_leader", "{{pod}}"
                 ),
                 Graph(
                     title="News to first write",
@@ -46,82 +43,63 @@ OPERATOR = Board(
                     unit="s",
                     queries=_quantiles("proa_operator_plan_seconds"),
                 ),
-                Graph(
-                    title="Queue",
-                    text="Services that wait to be looked at.",
-                    unit="short",
-                    queries=(Query("proa_operator_queue_depth", "{{pod}}"),),
+                graph("Queue", "Services that wait to be looked at.", "short", "proa_operator_queue_depth", "{{pod}}"),
+                graph(
+                    "Oldest in the queue",
+                    "Above 30 s for 5 minutes: ProaOperatorBehind.",
+                    "s",
+                    "proa_operator_queue_age_seconds",
+                    "{{pod}}",
                 ),
-                Graph(
-                    title="Oldest in the queue",
-                    text="Above 30 s for 5 minutes: ProaOperatorBehind.",
-                    unit="s",
-                    queries=(Query("proa_operator_queue_age_seconds", "{{pod}}"),),
-                ),
-                Graph(
-                    title="Looks by outcome",
-                    text="defect: a bug of the operator, with a traceback in its log.",
-                    unit="ops",
-                    queries=(
-                        Query(
-                            "sum by (outcome) (rate(proa_operator_reconcile_seconds_count[$__rate_interval]))",
-                            "{{outcome}}",
-                        ),
-                    ),
+                graph(
+                    "Looks by outcome",
+                    "defect: a bug of the operator, with a traceback in its log.",
+                    "ops",
+                    "sum by (outcome) (rate(proa_operator_reconcile_seconds_count[$__rate_interval]))",
+                    "{{outcome}}",
                 ),
             ),
         ),
         Section(
             title="API server and workers",
             panels=(
-                Graph(
-                    title="Requests",
-                    text="By verb; at rest only the lease is written.",
-                    unit="reqps",
-                    queries=(
-                        Query("sum by (verb) (rate(proa_operator_api_requests_total[$__rate_interval]))", "{{verb}}"),
-                    ),
+                graph(
+                    "Requests",
+                    "By verb; at rest only the lease is written.",
+                    "reqps",
+                    "sum by (verb) (rate(proa_operator_api_requests_total[$__rate_interval]))",
+                    "{{verb}}",
                 ),
-                Graph(
-                    title="Answers by code",
-                    text="409: somebody else wrote first, it is tried again. 403: the chart's rights do not suffice.",
-                    unit="reqps",
-                    queries=(
-                        Query("sum by (code) (rate(proa_operator_api_requests_total[$__rate_interval]))", "{{code}}"),
-                    ),
+                graph(
+                    "Answers by code",
+                    "409: somebody else wrote first, it is tried again. 403: the chart's rights do not suffice.",
+                    "reqps",
+                    "sum by (code) (rate(proa_operator_api_requests_total[$__rate_interval]))",
+                    "{{code}}",
                 ),
-                Graph(
-                    title="Watch events",
-                    text="By kind.",
-                    unit="ops",
-                    queries=(
-                        Query("sum by (kind) (rate(proa_operator_watch_events_total[$__rate_interval]))", "{{kind}}"),
-                    ),
+                graph(
+                    "Watch events",
+                    "By kind.",
+                    "ops",
+                    "sum by (kind) (rate(proa_operator_watch_events_total[$__rate_interval]))",
+                    "{{kind}}",
                 ),
-                Graph(
-                    title="Calls to workers",
-                    text="Load, Drain and Probe, by outcome.",
-                    unit="reqps",
-                    queries=(
-                        Query(
-                            "sum by (method, outcome) (rate(proa_operator_worker_calls_total[$__rate_interval]))",
-                            "{{method}} {{outcome}}",
-                        ),
-                    ),
+                graph(
+                    "Calls to workers",
+                    "Load, Drain and Probe, by outcome.",
+                    "reqps",
+                    "sum by (method, outcome) (rate(proa_operator_worker_calls_total[$__rate_interval]))",
+                    "{{method}} {{outcome}}",
                 ),
-                Graph(
-                    title="Cached objects",
-                    text="By kind.",
-                    unit="short",
-                    queries=(Query("max by (kind) (proa_operator_cached_objects)", "{{kind}}"),),
+                graph(
+                    "Cached objects", "By kind.", "short", "max by (kind) (proa_operator_cached_objects)", "{{kind}}"
                 ),
-                Graph(
-                    title="Memory",
-                    text="Resident set of each replica.",
-                    unit="bytes",
-                    queries=(
-                        Query("process_resident_memory_bytes and on (instance) proa_operator_is_leader", "{{pod}}"),
-                    ),
+                graph(
+                    "Memory",
+                    "Resident set of each replica.",
+                    "bytes",
+                    "process_resident_memory_bytes and on (instance) proa_operator_is_leader",
+                    "{{pod}}",
                 ),
             ),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import MINE, Board, Graph, Query, Section
+from tools.monitoring.panel import MINE, Board, Section, graph
 
 ROLLOUT = Board(
     uid="proa-rollout",
@@ -12,62 +12,60 @@ ROLLOUT = Board(
         Section(
             title="Groups",
             panels=(
-                Graph(
-                    title="Wanted and routable",
-                    text="routable below desired: groups start, crash, or fail their transfer probe.",
-                    unit="short",
-                    queries=(
-                        Query(
-                            f'proa_service_groups{{{MINE},state=~"desired|routable"}}', "{{service}} {{role}} {{state}}"
-                        ),
-                    ),
+                graph(
+                    "Wanted and routable",
+                    "routable below desired: groups start, crash, or fail their transfer probe.",
+                    "short",
+                    f'proa_service_groups{{{MINE},state=~"desired|routable"}}',
+                    "{{service}} {{role}} {{state}}",
                 ),
-                Graph(
-                    title="Draining",
-                    text="Groups that take no more requests and finish what they have.",
-                    unit="short",
-                    queries=(Query(f'proa_service_groups{{{MINE},state="draining"}}', "{{service}} {{role}}"),),
+                graph(
+                    "Draining",
+                    "Groups that take no more requests and finish what they have.",
+                    "short",
+                    f'proa_service_groups{{{MINE},state="draining"}}',
+                    "{{service}} {{role}}",
                 ),
-                Graph(
-                    title="Starting, by phase",
-                    text="Gated: waits for nodes. Load, Compile, Graphs: the engine starts. Probe: a trial hand-off.",
-                    unit="short",
+                graph(
+                    "Starting, by phase",
+                    "Gated: waits for nodes. Load, Compile, Graphs: the engine starts. Probe: a trial hand-off.",
+                    "short",
+                    f"sum by (phase) (proa_service_starting_groups{{{MINE}}})",
+                    "{{phase}}",
                     is_stacked=True,
-                    queries=(Query(f"sum by (phase) (proa_service_starting_groups{{{MINE}}})", "{{phase}}"),),
                 ),
             ),
         ),
         Section(
             title="Revisions",
             panels=(
-                Graph(
-                    title="Routable groups of each revision",
-                    text="During a rollout the new one rises before the old one falls, in pairs.",
-                    unit="short",
-                    queries=(
-                        Query(
-                            f'proa_service_revision_groups{{{MINE},state="routable"}}',
-                            "{{service}} {{role}} {{revision}}",
-                        ),
-                    ),
+                graph(
+                    "Routable groups of each revision",
+                    "During a rollout the new one rises before the old one falls, in pairs.",
+                    "short",
+                    f'proa_service_revision_groups{{{MINE},state="routable"}}',
+                    "{{service}} {{role}} {{revision}}",
                 ),
-                Graph(
-                    title="No progress for",
-                    text="At spec.rollout.progressDeadlineSeconds the revision is taken back.",
-                    unit="s",
-                    queries=(Query(f"proa_service_rollout_stalled_seconds{{{MINE}}}", "{{service}}"),),
+                graph(
+                    "No progress for",
+                    "At spec.rollout.progressDeadlineSeconds the revision is taken back.",
+                    "s",
+                    f"proa_service_rollout_stalled_seconds{{{MINE}}}",
+                    "{{service}}",
                 ),
-                Graph(
-                    title="Manifests not yet looked at",
-                    text="Generations that the status does not speak of yet.",
-                    unit="short",
-                    queries=(Query(f"proa_service_generation_lag{{{MINE}}}", "{{service}}"),),
+                graph(
+                    "Manifests not yet looked at",
+                    "Generations that the status does not speak of yet.",
+                    "short",
+                    f"proa_service_generation_lag{{{MINE}}}",
+                    "{{service}}",
                 ),
-                Graph(
-                    title="Conditions",
-                    text="1 is True.",
-                    unit="bool_yes_no",
-                    queries=(Query(f"proa_service_condition{{{MINE}}}", "{{service}} {{type}}"),),
+                graph(
+                    "Conditions",
+                    "1 is True.",
+                    "bool_yes_no",
+                    f"proa_service_condition{{{MINE}}}",
+                    "{{service}} {{type}}",
                 ),
             ),
         ),

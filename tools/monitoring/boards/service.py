@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.monitoring.panel import MINE, Board, Graph, Number, Query, Section, per_second
+from tools.monitoring.panel import MINE, Board, Graph, Query, Section, graph, number, per_second
 
 BY_ROLE = "{{service}} {{role}}"
 
@@ -14,59 +14,54 @@ SERVICE = Board(
         Section(
             title="Now",
             panels=(
-                Number(
-                    title="Requests",
-                    text="Answered requests a second, over 5 minutes.",
-                    unit="reqps",
-                    queries=(Query(f"sum(proa:requests:rate5m{{{MINE}}})", ""),),
+                number(
+                    "Requests",
+                    "Answered requests a second, over 5 minutes.",
+                    "reqps",
+                    f"sum(proa:requests:rate5m{{{MINE}}})",
                 ),
-                Number(
-                    title="Failed",
-                    text="Share of 5xx answers over 5 minutes.",
-                    unit="percentunit",
-                    queries=(Query(f"max(proa:request_errors:ratio5m{{{MINE}}})", ""),),
+                number(
+                    "Failed",
+                    "Share of 5xx answers over 5 minutes.",
+                    "percentunit",
+                    f"max(proa:request_errors:ratio5m{{{MINE}}})",
                 ),
-                Number(
-                    title="First token, p95",
-                    text="Measured at the gateway, for streams.",
-                    unit="s",
-                    queries=(Query(f"max(proa:ttft_seconds:p95_5m{{{MINE}}})", ""),),
+                number(
+                    "First token, p95",
+                    "Measured at the gateway, for streams.",
+                    "s",
+                    f"max(proa:ttft_seconds:p95_5m{{{MINE}}})",
                 ),
-                Number(
-                    title="Between tokens, p95",
-                    text="Measured at the decode workers.",
-                    unit="s",
-                    queries=(Query(f"max(proa:itl_seconds:p95_5m{{{MINE}}})", ""),),
+                number(
+                    "Between tokens, p95",
+                    "Measured at the decode workers.",
+                    "s",
+                    f"max(proa:itl_seconds:p95_5m{{{MINE}}})",
                 ),
-                Number(
-                    title="Waiting",
-                    text="Requests that wait in the queues of workers.",
-                    unit="short",
-                    queries=(Query(f"sum(proa:requests_waiting:sum{{{MINE}}})", ""),),
+                number(
+                    "Waiting",
+                    "Requests that wait in the queues of workers.",
+                    "short",
+                    f"sum(proa:requests_waiting:sum{{{MINE}}})",
                 ),
-                Number(
-                    title="Running",
-                    text="Requests in the batches of workers.",
-                    unit="short",
-                    queries=(Query(f"sum(proa:requests_running:sum{{{MINE}}})", ""),),
+                number(
+                    "Running",
+                    "Requests in the batches of workers.",
+                    "short",
+                    f"sum(proa:requests_running:sum{{{MINE}}})",
                 ),
             ),
         ),
         Section(
             title="Clients",
             panels=(
-                Graph(
-                    title="Answers by status",
-                    text="499: the client left first. 503: no worker was free or reachable.",
-                    unit="reqps",
+                graph(
+                    "Answers by status",
+                    "499: the client left first. 503: no worker was free or reachable.",
+                    "reqps",
+                    f'sum by (status_code) (rate(smg_http_responses_total{{{MINE},path=~"/v1/.*"}}[$__rate_interval]))',
+                    "{{status_code}}",
                     is_stacked=True,
-                    queries=(
-                        Query(
-                            "sum by (status_code) (rate("
-                            f'smg_http_responses_total{{{MINE},path=~"/v1/.*"}}[$__rate_interval]))',
-                            "{{status_code}}",
-                        ),
-                    ),
                 ),
                 Graph(
                     title="Time to first token",
@@ -112,74 +107,72 @@ SERVICE = Board(
                         for quantile in (0.5, 0.95)
                     ),
                 ),
-                Graph(
-                    title="Connections",
-                    text="Open HTTP connections of the gateways.",
-                    unit="short",
-                    queries=(Query(f"sum by (service) (smg_http_connections_active{{{MINE}}})", "{{service}}"),),
+                graph(
+                    "Connections",
+                    "Open HTTP connections of the gateways.",
+                    "short",
+                    f"sum by (service) (smg_http_connections_active{{{MINE}}})",
+                    "{{service}}",
                 ),
             ),
         ),
         Section(
             title="Pools",
             panels=(
-                Graph(
-                    title="Waiting",
-                    text="A queue at prefill raises the time to the first token, one at decode too.",
-                    unit="short",
-                    queries=(Query(f"proa:requests_waiting:sum{{{MINE}}}", BY_ROLE),),
+                graph(
+                    "Waiting",
+                    "A queue at prefill raises the time to the first token, one at decode too.",
+                    "short",
+                    f"proa:requests_waiting:sum{{{MINE}}}",
+                    BY_ROLE,
                 ),
-                Graph(
-                    title="Running",
-                    text="Sequences in the batches.",
-                    unit="short",
-                    queries=(Query(f"proa:requests_running:sum{{{MINE}}}", BY_ROLE),),
+                graph("Running", "Sequences in the batches.", "short", f"proa:requests_running:sum{{{MINE}}}", BY_ROLE),
+                graph(
+                    "KV caches in use",
+                    "Mean over the workers of a pool; above 0.95 requests wait or are preempted.",
+                    "percentunit",
+                    f"proa:kv_usage:mean{{{MINE}}}",
+                    BY_ROLE,
                 ),
-                Graph(
-                    title="KV caches in use",
-                    text="Mean over the workers of a pool; above 0.95 requests wait or are preempted.",
-                    unit="percentunit",
-                    queries=(Query(f"proa:kv_usage:mean{{{MINE}}}", BY_ROLE),),
+                graph(
+                    "Prompt tokens",
+                    "Tokens of finished prefills a second.",
+                    "short",
+                    f"proa:prompt_tokens:rate5m{{{MINE}}}",
+                    BY_ROLE,
                 ),
-                Graph(
-                    title="Prompt tokens",
-                    text="Tokens of finished prefills a second.",
-                    unit="short",
-                    queries=(Query(f"proa:prompt_tokens:rate5m{{{MINE}}}", BY_ROLE),),
+                graph(
+                    "Generated tokens",
+                    "Sampled tokens a second; a prefill worker samples none but for answers of one token.",
+                    "short",
+                    f"proa:generation_tokens:rate5m{{{MINE}}}",
+                    BY_ROLE,
                 ),
-                Graph(
-                    title="Generated tokens",
-                    text="Sampled tokens a second; a prefill worker samples none but for answers of one token.",
-                    unit="short",
-                    queries=(Query(f"proa:generation_tokens:rate5m{{{MINE}}}", BY_ROLE),),
-                ),
-                Graph(
-                    title="Prefix cache hits",
-                    text="Share of prompt tokens that were in the cache.",
-                    unit="percentunit",
-                    queries=(Query(f"proa:prefix_hits:ratio5m{{{MINE}}}", BY_ROLE),),
+                graph(
+                    "Prefix cache hits",
+                    "Share of prompt tokens that were in the cache.",
+                    "percentunit",
+                    f"proa:prefix_hits:ratio5m{{{MINE}}}",
+                    BY_ROLE,
                 ),
             ),
         ),
         Section(
             title="Gateway",
             panels=(
-                Graph(
-                    title="Workers that the gateway knows",
-                    text="By kind; zero of one kind means that requests fail.",
-                    unit="short",
-                    queries=(
-                        Query(
-                            f"sum by (service, worker_type) (smg_worker_pool_size{{{MINE}}})",
-                            "{{service}} {{worker_type}}",
-                        ),
-                    ),
+                graph(
+                    "Workers that the gateway knows",
+                    "By kind; zero of one kind means that requests fail.",
+                    "short",
+                    f"sum by (service, worker_type) (smg_worker_pool_size{{{MINE}}})",
+                    "{{service}} {{worker_type}}",
                 ),
-                Graph(
-                    title="Circuit breakers that are not closed",
-                    text="Workers that a gateway has given up on for a while.",
-                    unit="short",
-                    queries=(Query(f"sum by (service) (smg_worker_cb_state{{{MINE}}} > bool 0)", "{{service}}"),),
+                graph(
+                    "Circuit breakers that are not closed",
+                    "Workers that a gateway has given up on for a while.",
+                    "short",
+                    f"sum by (service) (smg_worker_cb_state{{{MINE}}} > bool 0)",
+                    "{{service}}",
                 ),
                 Graph(
                     title="Retries",
