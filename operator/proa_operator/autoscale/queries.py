@@ -1,13 +1,15 @@
 """What is asked of Prometheus: one query for each signal, for all services at once.
 
-vLLM renames metrics between versions and hides the old name one minor version later. Each query names all spellings,
-newest first; where both are there the newer counts. A signal of which no spelling is there is missing, never zero.
+Each query names all spellings of a metric (`aliases`), newest first; where a pod has both the newer counts. A signal of
+which no spelling is there is missing, never zero.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from proa_operator.autoscale.aliases import spellings
 
 SCRAPE_SECONDS = 15.0
 """Of the PodMonitors that the operator renders."""
@@ -79,30 +81,18 @@ TTFT = Query(name="time to first token", form=Form.BUCKETS, metrics=("smg_pd_ttf
 WORKERS = Query(name="worker pods", form=Form.PODS, metrics=("vllm:num_requests_running",))
 RUNNING = Query(name="running", form=Form.TOTAL, metrics=("vllm:num_requests_running",))
 WAITING = Query(name="waiting", form=Form.SUM, metrics=("vllm:num_requests_waiting",))
-KV_USAGE = Query(name="KV usage", form=Form.MEAN, metrics=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"))
+KV_USAGE = Query(name="KV usage", form=Form.MEAN, metrics=spellings("vllm:kv_cache_usage_perc"))
 PROMPTS = Query(name="prompt lengths", form=Form.BUCKETS, metrics=("vllm:request_prompt_tokens",))
 PROMPTS_SUM = Query(name="prompt tokens", form=Form.RATE, metrics=("vllm:request_prompt_tokens_sum",))
 OUTPUTS = Query(name="output lengths", form=Form.BUCKETS, metrics=("vllm:request_generation_tokens",))
 OUTPUTS_SUM = Query(name="output tokens", form=Form.RATE, metrics=("vllm:request_generation_tokens_sum",))
-LOOKUPS = Query(
-    name="prefix lookups",
-    form=Form.RATE,
-    metrics=("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
-)
-HITS = Query(
-    name="prefix hits", form=Form.RATE, metrics=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
-)
+LOOKUPS = Query(name="prefix lookups", form=Form.RATE, metrics=spellings("vllm:prefix_cache_queries_total"))
+HITS = Query(name="prefix hits", form=Form.RATE, metrics=spellings("vllm:prefix_cache_hits_total"))
 PREFILL_SUM = Query(name="prefill seconds", form=Form.RATE, metrics=("vllm:request_prefill_time_seconds_sum",))
 PREFILL_COUNT = Query(name="prefills", form=Form.RATE, metrics=("vllm:request_prefill_time_seconds_count",))
-ITL = Query(
-    name="time between tokens",
-    form=Form.BUCKETS,
-    metrics=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
-)
+ITL = Query(name="time between tokens", form=Form.BUCKETS, metrics=spellings("vllm:inter_token_latency_seconds"))
 ITL_SUM = Query(
-    name="seconds between tokens",
-    form=Form.RATE,
-    metrics=("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"),
+    name="seconds between tokens", form=Form.RATE, metrics=spellings("vllm:inter_token_latency_seconds", "_sum")
 )
 TRANSFER_SUM = Query(
     name="hand-off seconds",

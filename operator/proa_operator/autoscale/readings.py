@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proa_operator.autoscale import queries
+from proa_operator.autoscale.aliases import Engine, explained
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.lengths import histogram_of
 from proa_operator.autoscale.queries import Form, Query
@@ -19,6 +20,7 @@ Key = tuple[str, str]
 Sample = tuple[Mapping[str, str], float]
 """Labels and value, as an instant query returns them."""
 PREFILL, DECODE, GATEWAY = "prefill", "decode", ""
+_PROA = Engine()
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Pools:
     prefill: PoolSignals
     decode: PoolSignals
     num_gateways: int
+    engine: Engine = _PROA
+    """Whose metrics the groups export."""
     is_rolling: bool = False
     is_late: bool = False
     """Some group or gateway was not scraped for longer than a new one needs; see `is_short`."""
@@ -94,7 +98,7 @@ def signals_of(readings: Readings, pools: Pools, config: Config, now: float, *, 
         decode=_pool(pools.decode, readings, DECODE),
         ttft_p=quantile(readings.histogram(queries.TTFT, GATEWAY), percentile),
         itl_p=quantile(readings.histogram(queries.ITL, DECODE), percentile),
-        prefill_mean=_ratio(readings, queries.PREFILL_SUM, queries.PREFILL_COUNT, PREFILL),
+        prefill_mean=_ratio(readings, queries.PREFILL_SUM, queries.PREFILL_COUNT, reader),
         itl_mean=_itl_mean(readings),
         transfers_per_second=readings.rate(queries.TRANSFER_COUNT, DECODE),
         transfer_bytes=readings.rate(queries.TRANSFER_BYTES, DECODE),
@@ -116,7 +120,8 @@ def missing_of(readings: Readings, pools: Pools, config: Config) -> tuple[str, .
         missing.append(_named(queries.ARRIVALS, "gateway"))
     for role, pool in ((PREFILL, pools.prefill), (DECODE, pools.decode)):
         if pool.ready:
-            missing += [_named(query, role) for query in _needed(role, config) if not _is_there(readings, query, role)]
+            lacking = (query for query in _needed(role, config) if not _is_there(readings, query, role))
+            missing += [_named(query, role, pools.engine) for query in lacking]
     if pools.is_late and not missing:
         missing.append("some groups or gateways are not scraped")
     return tuple(missing)
@@ -174,8 +179,8 @@ def _is_there(readings: Readings, query: Query, role: str) -> bool:
     return readings.get(query, role) is not None
 
 
-def _named(query: Query, place: str) -> str:
-    return f"{query.metrics[0]} of {place}"
+def _named(query: Query, place: str, engine: Engine = _PROA) -> str:
+    return f"{explained(query.metrics[0], engine)} of {place}"
 
 
 def _pool(pool: PoolSignals, readings: Readings, role: str) -> PoolSignals:

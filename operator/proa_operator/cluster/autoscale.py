@@ -14,6 +14,7 @@ from proa_operator.api.autoscaling import Mode
 from proa_operator.api.service import ServiceSpec
 from proa_operator.autoscale import gauges
 from proa_operator.autoscale.act import Reason, Targets
+from proa_operator.autoscale.aliases import engine_of
 from proa_operator.autoscale.config import Config, Stance, config_from
 from proa_operator.autoscale.decide import Decision, decide
 from proa_operator.autoscale.explain import describe
@@ -156,7 +157,7 @@ class Autoscaler:
         views, config = pool_views(children, service), self._config(service, spec)
         pools = pools_of(service, views, children)
         known.short_rounds = known.short_rounds + 1 if is_short(readings, pools) else 0
-        pools = replace(pools, is_late=known.short_rounds > MOST_SHORT_ROUNDS)
+        pools = replace(pools, engine=engine_of(spec), is_late=known.short_rounds > MOST_SHORT_ROUNDS)
         signals = signals_of(readings, pools, config, now, trouble=trouble)
         started = time.perf_counter()
         decision = decide(signals, known.memory, config)

@@ -103,16 +103,14 @@ class Scraper:
         return points[0][0] > ago >= min(siblings)
 
     def _matching(self, query: Query) -> Iterable[tuple[dict[str, str], deque[Point]]]:
-        """Series of the newest spelling that there is."""
+        """Series of each pod by the newest spelling that it has."""
         suffix = "_bucket" if query.form is Form.BUCKETS else ""
         is_client = query in (ARRIVALS, FIRST_ARRIVALS)
-        for name in query.metrics:
-            found = [
-                (dict(labels), points) for (known, labels), points in self._series.items() if known == name + suffix
-            ]
-            if found:
-                return [(labels, points) for labels, points in found if not is_client or _is_from_client(labels)]
-        return []
+        found: dict[Labels, deque[Point]] = {}
+        for name in reversed(query.metrics):
+            found |= {labels: points for (known, labels), points in self._series.items() if known == name + suffix}
+        series = ((dict(labels), points) for labels, points in found.items())
+        return [(labels, points) for labels, points in series if not is_client or _is_from_client(labels)]
 
 
 def _wanted_names() -> tuple[str, ...]:
