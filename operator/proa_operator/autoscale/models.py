@@ -7,6 +7,7 @@ out, unless four follow each other: then the speed has changed, and the filter o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from proa_operator.autoscale.config import Config, Speed
@@ -64,6 +65,8 @@ def update(model: GroupModel, signals: Signals, demand: Demand, config: Config) 
     if signals.is_rolling or not signals.is_fresh:
         return model
     bounds = (0.5, 2.0) if config.has_profile else (1.0 / 32.0, 32.0)
+    if config.is_aggregated:
+        return _shared(model, signals, demand, config, bounds)
     return replace(
         model,
         prefill=_prefill(model.prefill, signals, demand, config, bounds),
@@ -75,7 +78,7 @@ def update(model: GroupModel, signals: Signals, demand: Demand, config: Config) 
 def _prefill(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
     """The time of a step, when most have one prompt: at higher use a prompt's time holds its batch-mates' work too."""
     pool, seen, speed = signals.prefill, signals.prefill_mean, config.prefill
-    if config.is_aggregated or seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
+    if seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
         return track
     each = signals.arrivals_per_second / pool.ready
     new = demand.mean_prompt * (1.0 - demand.hit_rate)
@@ -87,13 +90,45 @@ def _prefill(track: Track, signals: Signals, demand: Demand, config: Config, bou
 
 def _decode(track: Track, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]) -> Track:
     pool, seen, speed = signals.decode, signals.itl_mean, config.decode
-    if config.is_aggregated or seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
+    if seen is None or seen <= 0.0 or pool.ready == 0 or pool.starting > 0:
         return track
     num_seqs = pool.running / pool.ready
     if num_seqs < 1.0 or num_seqs / speed.max_num_seqs < _LOW_UTILISATION / 10.0:
         return track
     work = decode_seconds(speed, num_seqs, demand.mean_context)
     return _measured(track, seen, fixed_seconds(speed, num_seqs), work, bounds)
+
+
+def _shared(
+    model: GroupModel, signals: Signals, demand: Demand, config: Config, bounds: tuple[float, float]
+) -> GroupModel:
+    """Of groups that read and write: a step holds the work of both, and is seen as time between tokens.
+
+    Prompts that come at a rate r and take w seconds each make a step longer by r*w of itself, so what is left without
+    them is the decode step. A prompt is read in a step of its own work, that of the others that came during the step
+    before, and a decode step; what a step costs in any case is one ratio for both.
+    """
+    pools, speed = (signals.prefill, signals.decode), config.decode
+    itl, read = signals.itl_mean, signals.prefill_mean
+    if not itl or not read or not signals.decode.ready or any(pool.starting for pool in pools):
+        return model
+    each = signals.arrivals_per_second / sum(pool.ready for pool in pools)
+    num_seqs = signals.decode.running / signals.decode.ready - each * read  # Little's law: those that are being read
+    prompt = mean_prompt_seconds(speed, demand)
+    share = each * model.prefill.work * prompt
+    is_crowded = each * read > _BATCHED_UTILISATION or any(pool.waiting > pool.ready for pool in pools)
+    if num_seqs < 1.0 or share > _BATCHED_UTILISATION or is_crowded:
+        return model
+    num_seqs += 1.0  # a sequence sees itself besides as many others as there are in the mean
+    new = demand.mean_prompt * (1.0 - demand.hit_rate)
+    fixed = fixed_seconds(speed, num_seqs + each * new * itl)
+    work = decode_seconds(speed, num_seqs, demand.mean_context)
+    decode = _measured(model.decode, itl * (1.0 - share), fixed, work, bounds)
+    own = read - math.ceil(new / speed.max_step_tokens) * (decode.fixed * fixed + decode.work * work)
+    prefill = replace(model.prefill, fixed=decode.fixed)
+    if own > 0.0:
+        prefill = _measured(prefill, own, 0.0, prompt * (1.0 + each * itl), bounds)
+    return replace(model, decode=decode, prefill=prefill)
 
 
 def _measured(track: Track, seen: float, fixed: float, work: float, bounds: tuple[float, float]) -> Track:
