@@ -25,7 +25,8 @@ def _names(path: Path, kind: str) -> list[str]:
 def test_every_group_of_the_manifest_is_there(tmp_path: Path) -> None:
     manifest = tmp_path / "deepseek.yaml"
     text = (EXAMPLES / "deepseek-v3-mi300x.yaml").read_text()
-    manifest.write_text(text.replace("type: vllm", "type: sim").replace("dtype: fp8", "dtype: bfloat16"))
+    text = text.replace("type: vllm", "type: sim").replace("dtype: fp8", "dtype: bfloat16")
+    manifest.write_text(text.replace("mtp: 1", "mtp: 0"))
     groups = _names(manifest, "StatefulSet")
     assert [name.split("-", 1)[1] for name in groups] == ["prefill-000", "prefill-001", "decode-000"]
 
@@ -56,5 +57,5 @@ def test_formats_hold_the_same_objects() -> None:
 
 
 def test_what_cannot_be_rendered_is_refused_with_the_fix() -> None:
-    with pytest.raises(RenderError, match=r"spec\.engine\.image is empty"):
+    with pytest.raises(RenderError, match=r"spec\.engine\.type: proa-worker does not run vllm yet; set native"):
         rendered(EXAMPLES / "deepseek-v3-mi300x.yaml", None, chart_defaults())

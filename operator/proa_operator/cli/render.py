@@ -55,6 +55,7 @@ def rendered(file: Path, namespace: str | None, settings: RenderSettings) -> lis
         name=meta.name, namespace=namespace or meta.namespace or "default", uid=NO_UID, spec=manifest.spec
     )
     revision = rendering.revision_of(service.spec)
+    made = children(service, revision=revision, settings=settings)  # first, for it names all that is refused
     stored = rendering.controller_revision(
         service,
         revision=revision,
@@ -62,7 +63,7 @@ def rendered(file: Path, namespace: str | None, settings: RenderSettings) -> lis
         started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         settings=settings,
     )
-    return [_without_owner(item) for item in [stored, *children(service, revision=revision, settings=settings)]]
+    return [_without_owner(item) for item in [stored, *made]]
 
 
 def _without_owner(item: JsonObject) -> JsonObject:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from proa_operator.api.engine import EngineType
+from proa_operator.api.engine_limits import engine_limits
 from proa_operator.api.kv_transfer import Backend
-from proa_operator.api.model import Dtype
 from proa_operator.api.noun import Noun
-from proa_operator.api.pools import FarSkip, Pool, Switch
+from proa_operator.api.pools import Pool
 from proa_operator.api.service import ServiceSpec
 from proa_operator.errors import PlanError
 
-_DTYPES = (Dtype.AUTO, Dtype.FLOAT32, Dtype.BFLOAT16)
 _CLUSTER_ONLY: tuple[tuple[str, ...], ...] = (
     ("engine", "image"),
     ("model", "cache"),
@@ -46,11 +45,10 @@ def _refusals(spec: ServiceSpec) -> Iterator[tuple[str, str]]:
     if spec.kv_transfer.backend in (Backend.NIXL, Backend.MORI):
         backend = spec.kv_transfer.backend.value
         yield "kvTransfer.backend", f"proa up moves KV blocks by shm or tcp, not by {backend}; set auto, shm or tcp"
-    if spec.model.dtype not in _DTYPES:
-        yield "model.dtype", f"this engine does not compute in {spec.model.dtype.value}; set auto, bfloat16 or float32"
     for name, pool in (("prefill", spec.pools.prefill), ("decode", spec.pools.decode)):
         if pool is not None:
             yield from ((f"pools.{name}.{field}", reason) for field, reason in _pool_refusals(pool))
+    yield from engine_limits(spec)
 
 
 def _pool_refusals(pool: Pool) -> Iterator[tuple[str, str]]:
@@ -60,14 +58,6 @@ def _pool_refusals(pool: Pool) -> Iterator[tuple[str, str]]:
     for name in ("tp", "pp", "cp", "dp", "ep"):
         if getattr(size, name) > 1:
             yield f"parallelism.{name}", "a local worker is one process on one device for now; set 1"
-    if pool.overlap.two_batch is Switch.ON:
-        yield "overlap.twoBatch", "needs expert parallelism, which a local worker does not have; set auto or off"
-    if pool.overlap.prefill_delayer is Switch.ON:
-        yield "overlap.prefillDelayer", "needs data parallelism, which a local worker does not have; set auto or off"
-    if pool.overlap.farskip is not FarSkip.OFF:
-        yield "overlap.farskip", 'the engine does not run FarSkip checkpoints yet; set "off"'
-    if pool.speculative.mtp > 0:
-        yield "speculative.mtp", "the engine does not draft with the MTP head yet; set 0"
 
 
 def _is_given(spec: ServiceSpec, path: tuple[str, ...]) -> bool:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from proa_operator.api.accelerator import Accelerator
 from proa_operator.api.engine import EngineType
+from proa_operator.api.engine_limits import engine_limits
 from proa_operator.api.kv_transfer import Backend
-from proa_operator.api.model import Dtype
-from proa_operator.api.pools import FarSkip, Pool, Switch
-from proa_operator.api.service import ServiceSpec
+from proa_operator.api.pools import Pool
 from proa_operator.names import WORKER_CONTAINER, Role
 from proa_operator.render.errors import RenderError
 from proa_operator.render.group import group_objects
@@ -18,8 +17,6 @@ from proa_operator.render.placement import AMD_PREFIX, DEVICE_IDS
 from proa_operator.render.service import Service
 from proa_operator.render.settings import RenderSettings
 
-_DTYPES = (Dtype.AUTO, Dtype.FLOAT32, Dtype.BFLOAT16)
-_OWN_ENGINES = (EngineType.NATIVE, EngineType.SIM)
 _ANY_REVISION = "00000000"
 
 
@@ -60,8 +57,10 @@ def _spec_refusals(service: Service, settings: RenderSettings) -> Iterator[tuple
                 "a container worker with a command that takes proa-worker's flags"
             ),
         )
-    if spec.engine.type in _OWN_ENGINES:
-        yield from _own_engine_refusals(spec)
+    if spec.engine.type is not EngineType.VLLM and spec.kv_transfer.backend in (Backend.NIXL, Backend.MORI):
+        engine, backend = spec.engine.type.value, spec.kv_transfer.backend.value
+        yield "kvTransfer.backend", f"engine {engine} moves KV blocks by tcp, not by {backend}; set auto or tcp"
+    yield from engine_limits(spec)
     if spec.engine.type is EngineType.NATIVE:
         for role in service.roles:
             for field, message in _native_pool_refusals(service.pool(role)):
@@ -83,27 +82,9 @@ def _accelerator_refusals(accelerator: Accelerator | None) -> Iterator[tuple[str
         yield "accelerator.product", f"{accelerator.product} is not known; use one of {known}"
 
 
-def _own_engine_refusals(spec: ServiceSpec) -> Iterator[tuple[str, str]]:
-    engine = spec.engine.type.value
-    if spec.kv_transfer.backend in (Backend.NIXL, Backend.MORI):
-        backend = spec.kv_transfer.backend.value
-        yield "kvTransfer.backend", f"engine {engine} moves KV blocks by tcp, not by {backend}; set auto or tcp"
-    if spec.model.dtype not in _DTYPES:
-        dtype = spec.model.dtype.value
-        yield "model.dtype", f"engine {engine} does not compute in {dtype}; set auto, bfloat16 or float32"
-
-
 def _native_pool_refusals(pool: Pool) -> Iterator[tuple[str, str]]:
     if pool.nodes_per_group > 1:
         yield "nodesPerGroup", "engine native runs within one pod for now; set 1"
     for name in ("tp", "pp", "cp", "dp", "ep"):
         if getattr(pool.parallelism, name) > 1:
             yield f"parallelism.{name}", "engine native is one process on one device for now; set 1"
-    if pool.overlap.two_batch is Switch.ON:
-        yield "overlap.twoBatch", "needs expert parallelism, which engine native does not have yet; set auto or off"
-    if pool.overlap.prefill_delayer is Switch.ON:
-        yield "overlap.prefillDelayer", "needs data parallelism, which engine native does not have yet; set auto or off"
-    if pool.overlap.farskip is not FarSkip.OFF:
-        yield "overlap.farskip", 'engine native does not run FarSkip checkpoints yet; set "off"'
-    if pool.speculative.mtp > 0:
-        yield "speculative.mtp", "engine native does not draft with the MTP head yet; set 0"
