@@ -7,7 +7,7 @@ from typing import Any
 
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
-from proa_kernels.arch import DECODE_BLOCKS, ROW_TILES, Arch, GemmBlocks, align_plan, gemm_blocks
+from proa_kernels.arch import ROW_TILES, Arch, GemmBlocks, align_plan, decode_blocks, gemm_blocks
 from proa_kernels.gate_route_triton import COLS, DEPTH, NUM_SPLITS, ROWS, router_kernel
 from proa_kernels.gate_triton import gate_kernel
 from proa_kernels.moe_align_triton import (
@@ -18,7 +18,7 @@ from proa_kernels.moe_align_triton import (
     align_place_kernel,
     pad_width,
 )
-from proa_kernels.moe_decode_triton import decode_down_kernel, decode_up_kernel
+from proa_kernels.moe_decode_triton import decode_constants, decode_down_kernel, decode_up_kernel
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 
 NUM_EXPERTS = 256
@@ -103,14 +103,14 @@ def _gemm_cases(arch: Arch) -> Iterator[Case]:
 
 
 def _few_pairs_cases(arch: Arch) -> Iterator[Case]:
-    up, down = DECODE_BLOCKS[arch.name]
     fp8 = "*" + FP8[arch.name]
     floats = dict.fromkeys(("ws_ptr", "weights_ptr"), "*fp32")
     for name, is_scaled, w_type in (("bf16", False, "*bf16"), ("a16w8", True, fp8)):
+        up, down = decode_blocks(arch, is_scaled=is_scaled)
         types = floats | {"x_ptr": "*bf16", "out_ptr": "*bf16", "h_ptr": "*fp32", "w_ptr": w_type}
-        constants = {"COLS": up.cols, "DEPTH": up.depth, "SCALED": is_scaled}
+        constants = decode_constants(up, arch, is_scaled=is_scaled)
         yield make_case(f"decode_up {name}", decode_up_kernel, types, constants, up.num_warps, needs=("wide_loads",))
-        constants = {"AP": 8, "COLS": down.cols, "DEPTH": down.depth, "SCALED": is_scaled}
+        constants = {"AP": 8} | decode_constants(down, arch, is_scaled=is_scaled)
         yield make_case(
             f"decode_down {name}", decode_down_kernel, types, constants, down.num_warps, needs=("wide_loads",)
         )

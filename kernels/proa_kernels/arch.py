@@ -216,11 +216,16 @@ DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
     "gfx942": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
     "gfx950": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
 }
+SCALED_DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
+    "sm90": (DecodeBlocks(cols=4, depth=1024, num_warps=4), DecodeBlocks(cols=8, depth=256, num_warps=4)),
+    "gfx942": DECODE_BLOCKS["gfx942"],
+    "gfx950": DECODE_BLOCKS["gfx950"],
+}
 
 
-def decode_blocks(arch: Arch) -> tuple[DecodeBlocks, DecodeBlocks]:
-    """Blocks of the first and the second launch."""
-    return DECODE_BLOCKS[arch.name]
+def decode_blocks(arch: Arch, *, is_scaled: bool = False) -> tuple[DecodeBlocks, DecodeBlocks]:
+    """Blocks of the first and the second launch; `is_scaled` for fp8 weights with scales of blocks."""
+    return (SCALED_DECODE_BLOCKS if is_scaled else DECODE_BLOCKS)[arch.name]
 
 
 def _warps(num_threads: int, arch: Arch) -> int:

@@ -3,7 +3,11 @@
 Legend as in moe_decode.py; AP is A rounded up to a power of two. The first kernel gives one pair and COLS expert
 columns to each program, the second one token and COLS hidden columns, so that the weighted sum stays inside. A product
 is rows of weights times one vector: tensor cores would idle on 15 of 16 rows. SCALED: fp8 weights, one float32 scale
-for each 128 x 128 block.
+for each 128 x 128 block, which is multiplied into the vector once for all COLS columns.
+
+Depth is held as [GROUPS, WIDTH] with WIDTH = 128 where weights are scaled. The weights of the next step are asked for
+before those of this step are used. PDL: the second launch starts while the first one ends and has its first weights
+under way when the first one's results arrive (Hopper only).
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -15,77 +19,95 @@ import torch
 import triton
 import triton.language as tl
 
-from proa_kernels.arch import DecodeBlocks, arch_of, ceil_div, decode_blocks, next_power_of_2
-
-SCALE_GROUP = tl.constexpr(128)
+from proa_kernels.arch import SCALE_GROUP, Arch, DecodeBlocks, arch_of, ceil_div, decode_blocks, next_power_of_2
 
 
 @triton.jit
-def _products(
-    w_ptr, ws_ptr, row, is_here, x, depth, size_k,
-    AP: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
-    """Weight rows `row` [AP, COLS] times `x` [AP, DEPTH], not yet summed; SCALED sums within scale groups."""
-    k = depth + tl.arange(0, DEPTH)[None, None, :]
-    where = w_ptr + row.to(tl.int64)[:, :, None] * size_k + k
-    w = tl.load(where, mask=is_here[:, :, None] & (k < size_k), other=0.0)
-    product = w.to(tl.float32) * x[:, None, :]
-    if SCALED:
-        GROUPS: tl.constexpr = DEPTH // SCALE_GROUP
-        sums = tl.sum(tl.reshape(product, [AP, COLS, GROUPS, SCALE_GROUP]), 3)
-        group = depth // SCALE_GROUP + tl.arange(0, GROUPS)[None, None, :]
-        num_groups = tl.cdiv(size_k, SCALE_GROUP)
-        scale_where = ws_ptr + (row // SCALE_GROUP)[:, :, None] * num_groups + group
-        return sums * tl.load(scale_where, mask=is_here[:, :, None] & (group < num_groups), other=0.0)
-    else:  # noqa: RET505 - the compiler looks at both branches otherwise
-        return product
+def _load_weights(w_ptr, k, is_here, size_k):
+    """Weights at depth `k` [1, G, W] of the rows that `w_ptr` [C, G or 1, 1] points to."""
+    return tl.load(w_ptr + k, mask=is_here & (k < size_k), other=0.0)
 
 
 @triton.jit(do_not_specialize=["per_token"])
 def decode_up_kernel(
     x_ptr, ids_ptr, w_ptr, ws_ptr, h_ptr, per_token, num_experts, size_k, size_i,
-    COLS: tl.constexpr, DEPTH: tl.constexpr, SCALED: tl.constexpr,
+    COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     expert = tl.load(ids_ptr + pair)
     if (expert < 0) | (expert >= num_experts):
         return
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)[None, :]
-    is_here = col < size_i
-    row = expert * 2 * size_i + col
-    WIDTH: tl.constexpr = DEPTH // SCALE_GROUP if SCALED else DEPTH
-    gate = tl.zeros([1, COLS, WIDTH], tl.float32)
-    up = tl.zeros([1, COLS, WIDTH], tl.float32)
-    for depth in range(0, size_k, DEPTH):
-        k = depth + tl.arange(0, DEPTH)[None, :]
+    first_col = tl.program_id(1) * COLS
+    col = first_col + tl.arange(0, COLS)
+    is_here = (col < size_i)[:, None, None]
+    first_row = expert * 2 * size_i + first_col
+    gate_ptr = w_ptr + first_row.to(tl.int64) * size_k + (tl.arange(0, COLS) * size_k)[:, None, None]
+    up_ptr = w_ptr + (first_row + size_i).to(tl.int64) * size_k + (tl.arange(0, COLS) * size_k)[:, None, None]
+    within = tl.arange(0, GROUPS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    gate = tl.zeros([COLS, GROUPS, WIDTH], tl.float32)
+    up = tl.zeros([COLS, GROUPS, WIDTH], tl.float32)
+    next_gate = _load_weights(gate_ptr, within[None, :, :], is_here, size_k)
+    next_up = _load_weights(up_ptr, within[None, :, :], is_here, size_k)
+    for depth in range(0, size_k, GROUPS * WIDTH):
+        w_gate, w_up = next_gate, next_up
+        k = depth + within
+        later = (k + GROUPS * WIDTH)[None, :, :]
+        next_gate = _load_weights(gate_ptr, later, is_here, size_k)
+        next_up = _load_weights(up_ptr, later, is_here, size_k)
         x = tl.load(x_ptr + (pair // per_token) * size_k + k, mask=k < size_k, other=0.0).to(tl.float32)
-        gate += _products(w_ptr, ws_ptr, row, is_here, x, depth, size_k, 1, COLS, DEPTH, SCALED)
-        up += _products(w_ptr, ws_ptr, row + size_i, is_here, x, depth, size_k, 1, COLS, DEPTH, SCALED)
-    total = tl.sum(gate, 2)
-    tl.store(h_ptr + pair * size_i + col, total / (1.0 + tl.exp(-total)) * tl.sum(up, 2), mask=is_here)
+        x_up = x
+        if SCALED:
+            group = depth // WIDTH + tl.arange(0, GROUPS)
+            num_groups = size_k // WIDTH
+            scale_ptr = ws_ptr + first_row // WIDTH * num_groups + group
+            x_up = x * tl.load(scale_ptr + size_i // WIDTH * num_groups, mask=group < num_groups, other=0.0)[:, None]
+            x = x * tl.load(scale_ptr, mask=group < num_groups, other=0.0)[:, None]
+        gate += w_gate.to(tl.float32) * x[None, :, :]
+        up += w_up.to(tl.float32) * x_up[None, :, :]
+    total = tl.sum(tl.sum(gate, 2), 1)
+    h = total / (1.0 + tl.exp(-total)) * tl.sum(tl.sum(up, 2), 1)
+    tl.store(h_ptr + pair * size_i + col, h, mask=col < size_i)
 
 
 @triton.jit(do_not_specialize=["per_token"])
 def decode_down_kernel(
     h_ptr, weights_ptr, ids_ptr, w_ptr, ws_ptr, out_ptr, per_token, num_experts, size_k, size_n,
-    AP: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SCALED: tl.constexpr,
+    AP: tl.constexpr, COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SCALED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
-    a = tl.arange(0, AP)
+    # One axis holds pairs and groups of depth alike.
+    a = tl.arange(0, AP * GROUPS) // GROUPS
+    within = (tl.arange(0, AP * GROUPS) % GROUPS * WIDTH)[:, None] + tl.arange(0, WIDTH)[None, :]
     pair = token * per_token + a
     expert = tl.load(ids_ptr + pair, mask=a < per_token, other=-1)
     is_kept = (expert >= 0) & (expert < num_experts)
+    first_col = tl.program_id(1) * COLS
+    col = first_col + tl.arange(0, COLS)
+    is_here = (col < size_n)[:, None, None] & is_kept[None, :, None]
+    row = tl.where(is_kept, expert, 0)[None, :] * size_n + col[:, None]
+    row_ptr = w_ptr + (row.to(tl.int64) * size_k)[:, :, None]
+    acc = tl.zeros([COLS, AP * GROUPS, WIDTH], tl.float32)
+    later_w = _load_weights(row_ptr, within[None, :, :], is_here, size_k)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     weight = tl.load(weights_ptr + pair, mask=is_kept, other=0.0)
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    row = expert[:, None] * size_n + col[None, :]
-    is_here = is_kept[:, None] & (col < size_n)[None, :]
-    WIDTH: tl.constexpr = DEPTH // SCALE_GROUP if SCALED else DEPTH
-    acc = tl.zeros([AP, COLS, WIDTH], tl.float32)
-    for depth in range(0, size_k, DEPTH):
-        k = depth + tl.arange(0, DEPTH)[None, :]
+    for depth in range(0, size_k, GROUPS * WIDTH):
+        w = later_w
+        k = depth + within
+        later_w = _load_weights(row_ptr, (k + GROUPS * WIDTH)[None, :, :], is_here, size_k)
         h = tl.load(h_ptr + pair[:, None] * size_k + k, mask=is_kept[:, None] & (k < size_k), other=0.0)
-        acc += _products(w_ptr, ws_ptr, row, is_here, h, depth, size_k, AP, COLS, DEPTH, SCALED)
-    out = tl.sum(tl.sum(acc, 2) * weight[:, None], 0)
+        factor = weight
+        if SCALED:
+            group = depth // WIDTH + tl.arange(0, AP * GROUPS) % GROUPS
+            num_groups = size_k // WIDTH
+            scale_ptr = ws_ptr + (expert * size_n + first_col) // WIDTH * num_groups + group
+            factor = weight * tl.load(scale_ptr, mask=is_kept & (group < num_groups), other=0.0)
+        acc += w.to(tl.float32) * (h * factor[:, None])[None, :, :]
+    out = tl.sum(tl.sum(acc, 2), 1)
     tl.store(out_ptr + token * size_n + col, out.to(out_ptr.dtype.element_ty), mask=col < size_n)
 
 
@@ -94,11 +116,12 @@ def launch_decode_up(
     blocks: DecodeBlocks | None = None,
 ) -> None:  # fmt: skip
     """Write `h` [N, I] float32, rows of kept pairs only; `blocks` overrides the table."""
-    blocks = blocks or decode_blocks(arch_of(x.device))[0]
+    arch, is_scaled = arch_of(x.device), w13_scale is not None
+    blocks = blocks or decode_blocks(arch, is_scaled=is_scaled)[0]
     num_pairs, width = h.shape
     decode_up_kernel[(num_pairs, ceil_div(width, blocks.cols))](
-        x, ids, w13, w13 if w13_scale is None else w13_scale, h, ids.shape[1], w13.shape[0], x.shape[1], width,
-        COLS=blocks.cols, DEPTH=blocks.depth, SCALED=w13_scale is not None, num_warps=blocks.num_warps,
+        x, ids, w13, w13_scale if is_scaled else w13, h, ids.shape[1], w13.shape[0], x.shape[1], width,
+        **decode_constants(blocks, arch, is_scaled=is_scaled), **_launch_options(blocks, arch),
     )  # fmt: skip
 
 
@@ -107,10 +130,27 @@ def launch_decode_down(
     out: torch.Tensor, blocks: DecodeBlocks | None = None,
 ) -> None:  # fmt: skip
     """Write `out` [T, H]; `blocks` overrides the table."""
-    blocks = blocks or decode_blocks(arch_of(h.device))[1]
+    arch, is_scaled = arch_of(h.device), w2_scale is not None
+    blocks = blocks or decode_blocks(arch, is_scaled=is_scaled)[1]
     num_tokens, hidden = out.shape
     decode_down_kernel[(num_tokens, ceil_div(hidden, blocks.cols))](
-        h, weights, ids, w2, w2 if w2_scale is None else w2_scale, out, ids.shape[1], w2.shape[0], w2.shape[2], hidden,
-        AP=next_power_of_2(ids.shape[1]), COLS=blocks.cols, DEPTH=blocks.depth, SCALED=w2_scale is not None,
-        num_warps=blocks.num_warps,
+        h, weights, ids, w2, w2_scale if is_scaled else w2, out, ids.shape[1], w2.shape[0], w2.shape[2], hidden,
+        AP=next_power_of_2(ids.shape[1]), **decode_constants(blocks, arch, is_scaled=is_scaled),
+        **_launch_options(blocks, arch),
     )  # fmt: skip
+
+
+def decode_constants(blocks: DecodeBlocks, arch: Arch, *, is_scaled: bool) -> dict[str, int | bool]:
+    """Compile-time constants of both kernels."""
+    width = SCALE_GROUP if is_scaled else blocks.depth
+    sizes = {"COLS": blocks.cols, "GROUPS": blocks.depth // width, "WIDTH": width}
+    return sizes | {"SCALED": is_scaled, "PDL": has_dependent_launch(arch)}
+
+
+def has_dependent_launch(arch: Arch) -> bool:
+    """Programmatic dependent launch: the second kernel may start before the first one has ended."""
+    return arch.name == "sm90"
+
+
+def _launch_options(blocks: DecodeBlocks, arch: Arch) -> dict[str, int | bool]:
+    return {"num_warps": blocks.num_warps} | ({"launch_pdl": True} if has_dependent_launch(arch) else {})
