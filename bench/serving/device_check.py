@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import Sampled, SampleRow, SeqSlice, StepPlan
+from proa_workers.core.plan import SampleRow, SeqSlice, StepPlan
 from proa_workers.engine.device_kv import DTYPES
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings, Placement
@@ -21,6 +21,7 @@ from proa_workers.model.arms import REFERENCE
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.source import RandomWeights
+from proa_workers.sampling.sampler import Drawn
 
 from bench.serving.shapes import TINY, TINY_MLA
 
@@ -44,9 +45,10 @@ class KeepLogits:
 
     logits: list[torch.Tensor] = field(default_factory=list)
 
-    def sample(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
         self.logits.append(logits_RV.float().cpu())
-        return [Sampled(token_id=0)] * len(rows)
+        token_R1, table = logits_RV.new_zeros(len(rows), 1, dtype=torch.int64), torch.zeros(len(rows), 3)
+        return Drawn(token_R1=token_R1, rows=tuple(rows), num_top=-1, table=table, is_copied=None)
 
 
 class RoundedWeights:

@@ -4,8 +4,10 @@
     python -m bench.serving.engine_step --shape tiny --device cpu --out /tmp/dry.json     (dry run)
 
 First `device_check` must pass. Then, per batch size, as CUDA graphs where there are any (`--eager`: and without):
-prompts of 128 random tokens, 64 decode steps with growing context, median wall time of `step` (it ends with the tokens
-on the host). The floor is the time to read the weights that the batch touches and its keys and values once, at the copy
+prompts of 128 random tokens through the worker's loop, 64 decode steps with growing context, median time from one
+step's tokens on the host to the next one's; once as the loop runs on this device (the next step starts from tokens on
+the device), once with every step waiting for the host (`synchronous_ms`); how many of both runs' outputs are equal is
+recorded. The floor is the time to read the weights that the batch touches and its keys and values once, at the copy
 bandwidth measured here (bytes read plus bytes written). Then prefill of 16 prompts of 2048 tokens in chunks of 8192,
 the better of two rounds after one that compiles; `--profile` names the kernels of a decode step.
 """
@@ -25,6 +27,7 @@ from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.profile.drive import Sequences
 
 from bench.serving.device_check import check_device
+from bench.serving.loop_steps import EXTRA_TOKENS, LoopRun, run_loop
 from bench.serving.provenance import ROOT, provenance
 from bench.serving.shapes import SHAPES, decode_step_bytes
 
@@ -83,8 +86,9 @@ def parse_args() -> argparse.Namespace:
 def build(shape: str, device: str, largest_batch: int) -> NativeEngine:
     start = time.perf_counter()
     is_gpu = device == "cuda"
-    longest = PREFILL_TOKENS + 2 if is_gpu else PROMPT + STEPS + 2
-    num_tokens = max(largest_batch * (PROMPT + STEPS + 2), PREFILL_PROMPTS * longest if is_gpu else 0)
+    length = PROMPT + STEPS + EXTRA_TOKENS + 2
+    longest = PREFILL_TOKENS + 2 if is_gpu else length
+    num_tokens = max(largest_batch * length, PREFILL_PROMPTS * longest if is_gpu else 0)
     settings = NativeSettings(
         device="cuda" if is_gpu else "cpu",
         block_tokens=BLOCK_TOKENS,
@@ -144,11 +148,10 @@ def profile(engine: NativeEngine, shape: str, batch: int) -> dict[str, Any]:
 
 
 def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float) -> dict[str, Any]:
-    sequences = Sequences(engine, random_prompts(shape, batch, PROMPT), STEPS + 2)
-    start = time.perf_counter()
-    sequences.prefill(chunk_tokens=4096)
-    prefill_seconds = time.perf_counter() - start
-    seconds = sorted(sequences.decode().seconds for _ in range(STEPS))
+    prompts = random_prompts(shape, batch, PROMPT)
+    run_loop(engine, prompts, STEPS)  # compiles and captures
+    run, twin = run_loop(engine, prompts, STEPS), run_synchronous(engine, prompts)
+    seconds = sorted(run.seconds)
     element_bytes = 4 if engine.info.dtype == "float32" else 2
     floor_ms = 1000 * decode_step_bytes(SHAPES[shape], batch, PROMPT + STEPS / 2, element_bytes) / bandwidth
     row = {
@@ -158,15 +161,25 @@ def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float
         "graphs": engine.graphs is not None,
         "arms": f"{engine.arms.attention}/{engine.arms.for_tokens(batch)}",
         "ms_per_step": round(1000 * median(seconds), 3),
-        "ms_p10_p90": [round(1000 * seconds[int(STEPS * q)], 3) for q in (0.1, 0.9)],
+        "ms_p10_p90": [round(1000 * seconds[int(len(seconds) * q)], 3) for q in (0.1, 0.9)],
+        "synchronous_ms": round(1000 * median(twin.seconds), 3),
+        "steps_ahead": run.steps_ahead,
+        "equal_outputs": sum(a == b for a, b in zip(run.outputs, twin.outputs, strict=True)),
         "floor_ms": round(floor_ms, 3),
         "vllm_h200_ms": VLLM_H200_MS.get(shape, {}).get(batch),
         "norm_arm": engine.arms.norm,
         "gate_arm": engine.arms.gate,
-        "first_prefill_seconds": round(prefill_seconds, 3),
     }
     print(row, flush=True)
     return row
+
+
+def run_synchronous(engine: NativeEngine, prompts: list[list[int]]) -> LoopRun:
+    was, engine.looks_ahead = engine.looks_ahead, False
+    try:
+        return run_loop(engine, prompts, STEPS)
+    finally:
+        engine.looks_ahead = was
 
 
 def copy_bandwidth(device: torch.device) -> float:

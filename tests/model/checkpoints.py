@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import Sampled, SampleRow, SeqSlice, StepPlan
+from proa_workers.core.plan import SampleRow, SeqSlice, StepPlan
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
+from proa_workers.sampling.sampler import Drawn
 
 VOCAB, BLOCK_TOKENS, NUM_BLOCKS = 160, 4, 128
 COMMON = {
@@ -78,9 +79,11 @@ class Recorder:
     rows: list[SampleRow] = field(default_factory=list)
     logits_RV: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def sample(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
         self.rows, self.logits_RV = list(rows), logits_RV.clone()
-        return [Sampled(token_id=int(i)) for i in logits_RV.argmax(-1)]
+        peak_R1, token_R1 = logits_RV.max(1, keepdim=True)
+        table = torch.cat([token_R1, peak_R1, peak_R1], 1).double()
+        return Drawn(token_R1=token_R1, rows=tuple(rows), num_top=-1, table=table, is_copied=None)
 
 
 @dataclass(slots=True)

@@ -65,10 +65,11 @@ def test_only_decode_rows_that_want_logits_fit(
 ) -> None:
     harness, ids, (table,) = open_engine(checkpoint("qwen3")), random_ids(9), shuffled_tables(1)
     decode = harness.slice_of(ids, 8, 9, table)
-    assert fits_graph([decode] * MAX_GRAPH_ROWS)
-    assert not fits_graph([decode] * (MAX_GRAPH_ROWS + 1))
-    assert not fits_graph([decode, harness.slice_of(ids, 0, 5, table)])
-    assert not fits_graph([replace(decode, row=None)])
+    assert fits_graph([decode] * MAX_GRAPH_ROWS, Arms())
+    assert not fits_graph([decode] * (MAX_GRAPH_ROWS + 1), Arms())
+    assert not fits_graph([decode, harness.slice_of(ids, 0, 5, table)], Arms())
+    assert not fits_graph([replace(decode, row=None)], Arms())
     long = replace(decode, start=MAX_GRAPH_KEYS // 8 - 1)
-    assert fits_graph([decode] * 7 + [long])
-    assert not fits_graph([decode] * 8 + [long])
+    assert fits_graph([decode] * 7 + [long], Arms())
+    assert not fits_graph([decode] * 8 + [long], Arms())
+    assert fits_graph([decode] * 8 + [long], Arms(attention="paged")), "paged kernels read no padded keys"

@@ -141,6 +141,7 @@ class _LoadCollector(Collector):
         counters = (
             ("vllm:num_preemptions", "Sequences preempted.", load.preemptions_total),
             ("proa_engine_steps", "Steps computed.", load.steps_total),
+            ("proa_engine_steps_ahead", "Steps started before the last tokens were read.", load.steps_ahead_total),
             ("proa_engine_errors", "Steps that failed.", load.errors_total),
         )
         for name, text, value in counters:

@@ -15,7 +15,7 @@ EWMA_WEIGHT = 0.1
 class Load:
     """Sequences by phase, blocks by state, and totals since the start; `tokens_per_second` averages recent steps.
 
-    It is 0 at rest.
+    It is 0 at rest. `steps_ahead_total` counts the steps that started before the tokens of the step before were read.
     """
 
     num_running: int
@@ -27,6 +27,7 @@ class Load:
     blocks_total: int
     preemptions_total: int
     steps_total: int = 0
+    steps_ahead_total: int = 0
     errors_total: int = 0
     tokens_total: int = 0
     tokens_per_second: float = 0.0
@@ -47,7 +48,9 @@ class Load:
             **totals,  # type: ignore[arg-type]
         )
 
-    def after(self, scheduler: Scheduler, outcomes: Sequence[Outcome], step_seconds: float) -> Load:
+    def after(
+        self, scheduler: Scheduler, outcomes: Sequence[Outcome], step_seconds: float, is_ahead: bool = False
+    ) -> Load:
         """The next snapshot; `step_seconds` 0 means that nothing was computed."""
         num_tokens = sum(1 for outcome in outcomes if outcome.sampled is not None)
         rate = self.tokens_per_second
@@ -59,6 +62,7 @@ class Load:
         return Load.of(
             scheduler,
             steps_total=self.steps_total + (step_seconds > 0),
+            steps_ahead_total=self.steps_ahead_total + is_ahead,
             errors_total=self.errors_total,
             tokens_total=self.tokens_total + num_tokens,
             tokens_per_second=rate,

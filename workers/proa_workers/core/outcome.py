@@ -68,5 +68,10 @@ def _stop(seq: Sequence, token: int, matched: str | None) -> Finish | None:
 
 
 def _length(seq: Sequence, max_model_len: int) -> Finish | None:
-    is_full = len(seq.row.output_ids) >= seq.row.params.max_tokens or seq.num_tokens >= max_model_len
-    return Finish(reason="length") if is_full else None
+    return Finish(reason="length") if is_full(seq, max_model_len) else None
+
+
+def is_full(seq: Sequence, max_model_len: int, num_unread: int = 0) -> bool:
+    """Whether the output must end, for its length, after `num_unread` more tokens."""
+    num_output, num_tokens = len(seq.row.output_ids) + num_unread, seq.num_tokens + num_unread
+    return num_output >= seq.row.params.max_tokens or num_tokens >= max_model_len

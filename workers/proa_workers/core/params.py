@@ -45,6 +45,10 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     constraint: Constraint | None = None
 
+    @property
+    def has_penalty(self) -> bool:
+        return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1.0)
+
     def __post_init__(self) -> None:
         for is_good, message in self._checks():
             if not is_good:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from proa_workers.core.params import SamplingParams
 
+UNREAD = -1
+
 
 class GrammarState(Protocol):
     """Token-level automaton of a structured output (one per sequence)."""
@@ -46,6 +48,11 @@ class SampleRow:
     eos_token_ids: tuple[int, ...]
     grammar: GrammarState | None = None
 
+    @property
+    def needs_history(self) -> bool:
+        """Whether its next token depends on what the tokens before it are, not only on how many there are."""
+        return self.grammar is not None or self.params.has_penalty
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeqSlice:
@@ -64,8 +71,14 @@ class SeqSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepPlan:
+    """`follows[i]`, in a plan made ahead: the one token of slice i is what that slice of the plan before samples.
+
+    Nobody on the host knows it yet, and `token_ids` holds UNREAD.
+    """
+
     step_id: int
     slices: tuple[SeqSlice, ...]
+    follows: tuple[int, ...] | None = None
 
     @property
     def num_tokens(self) -> int:

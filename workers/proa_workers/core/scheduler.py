@@ -89,9 +89,22 @@ class Scheduler:
             self._admit(budget, slices, fetches, outcomes)
         plan = None
         if slices:
-            self._step_id += 1
-            plan = StepPlan(step_id=self._step_id, slices=tuple(slices))
+            plan = StepPlan(step_id=self.next_step_id(), slices=tuple(slices))
         return Turn(plan=plan, fetches=tuple(fetches), outcomes=tuple(outcomes))
+
+    def next_step_id(self) -> int:
+        self._step_id += 1
+        return self._step_id
+
+    def can_admit(self) -> bool:
+        """Whether `schedule` would admit a waiting sequence now."""
+        if len(self.running) + len(self.fetching) >= self.limits.max_num_seqs:
+            return False
+        first = next((seq for seq in self.waiting if seq.leader is None or not self._is_behind(seq.leader)), None)
+        if first is None:
+            return False
+        cached, num_needed = self._needed(first)
+        return num_needed <= self.pool.num_free_beside(cached)
 
     def commit(self, plan: StepPlan, output: StepOutput) -> list[Outcome]:
         """Apply a step: advance, publish full blocks, judge sampled tokens, finish what is done."""
@@ -99,7 +112,7 @@ class Scheduler:
         for piece, sampled in zip(plan.slices, output.sampled, strict=True):
             seq = self._planned[piece.seq_id]
             if seq.phase is not Phase.RUNNING:
-                continue  # aborted while the step ran
+                continue  # it ended while the step ran
             seq.num_computed += len(piece.token_ids)
             self._publish(seq)
             if sampled is not None:
@@ -186,9 +199,7 @@ class Scheduler:
     def _place(self, seq: Sequence) -> bool:
         """Give a waiting sequence its cached prefix and blocks for all its tokens; False when too few are free."""
         size = self.pool.block_tokens
-        usable = seq.num_target if seq.is_hand_off else seq.num_tokens - 1  # one token at least must be computed
-        cached = self.pool.match(seq.hash_blocks(usable, size))
-        num_needed = -(-max(seq.num_target, 1) // size) - len(cached)
+        cached, num_needed = self._needed(seq)
         if num_needed > self.pool.num_free_beside(cached):
             return False
         self.pool.acquire(cached)
@@ -205,6 +216,13 @@ class Scheduler:
             seq.phase = Phase.RUNNING
             self.running.append(seq)
         return True
+
+    def _needed(self, seq: Sequence) -> tuple[list[int], int]:
+        """Blocks of a waiting sequence's cached prefix, and how many more it needs."""
+        size = self.pool.block_tokens
+        usable = seq.num_target if seq.is_hand_off else seq.num_tokens - 1  # one token at least must be computed
+        cached = self.pool.match(seq.hash_blocks(usable, size))
+        return cached, -(-max(seq.num_target, 1) // size) - len(cached)
 
     def _start_fetch(self, seq: Sequence) -> Fetch:
         first = seq.num_computed // self.pool.block_tokens

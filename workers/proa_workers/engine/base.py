@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proa_workers.core.plan import StepOutput, StepPlan
 from proa_workers.errors import SettingsError
@@ -36,6 +36,16 @@ def check_pool(num_blocks: int, block_tokens: int, max_model_len: int) -> None:
         )
 
 
+class Flight(Protocol):
+    """A step that was launched."""
+
+    @property
+    def plan(self) -> StepPlan: ...
+
+    def read(self) -> StepOutput:
+        """Wait for its tokens."""
+
+
 class Engine(Protocol):
     """Computes steps over a paged KV pool. Called from one thread only."""
 
@@ -49,3 +59,15 @@ class Engine(Protocol):
         """Run one forward over all slices, write their KV rows, sample where a slice has a row."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LookAheadEngine(Engine, Protocol):
+    """An engine that can start a step from tokens that are still on its device."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it gains from that here."""
+
+    def launch(self, plan: StepPlan, before: Flight | None) -> Flight:
+        """Queue a step behind `before`, of whose plan `plan.follows` speaks (None where it follows none)."""

@@ -2,6 +2,10 @@
 
 Everything that touches blocks runs here, so none of it needs a lock. Other threads send commands (`submit`, `abort`,
 `fetched`, `unpin`, `flush`) and get one `Report` a turn.
+
+With an engine that looks ahead, the next decode step is launched before the tokens of the last one are read
+(core/look_ahead.py), so that all of this happens while the device computes. No command runs and nothing but that one
+step is planned meanwhile: whatever else there is to do waits until no step is on its way.
 """
 
 from __future__ import annotations
@@ -19,10 +23,13 @@ from typing import TypeVar
 
 from proa_workers.core.block_pool import CacheEvent
 from proa_workers.core.load import Load
+from proa_workers.core.look_ahead import plan_ahead
 from proa_workers.core.outcome import Finish, Outcome
-from proa_workers.core.scheduler import Fetch, Scheduler
+from proa_workers.core.plan import StepPlan
+from proa_workers.core.scheduler import Fetch, Scheduler, Turn
 from proa_workers.core.sequence import Phase, Sequence
-from proa_workers.engine.base import Engine
+from proa_workers.engine.base import Engine, Flight, LookAheadEngine
+from proa_workers.engine.flight import Landed, Step
 from proa_workers.errors import EngineFailed, WorkerError
 
 T = TypeVar("T")
@@ -59,12 +66,15 @@ class EngineLoop:
         self.engine = engine
         self.scheduler = scheduler
         self.load = Load.of(scheduler)
+        self._looking = engine if isinstance(engine, LookAheadEngine) and engine.looks_ahead else None
         self._on_report = on_report
         self._clock = clock
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._is_stopping = False
         self._has_failed = False
         self._was_idle = True
+        self._next: Step | None = None  # launched, its tokens not read
+        self._ended_at = 0.0
         self._untold: list[Outcome] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -153,7 +163,9 @@ class EngineLoop:
             self._refuse()
 
     def _take_commands(self) -> None:
-        """Run queued commands; wait for one when there is nothing to compute."""
+        """Run queued commands, unless a step is on its way; wait for one when there is nothing to compute."""
+        if self._next is not None:
+            return
         try:
             if self._can_rest():
                 self._commands.get(timeout=IDLE_TICK_SECONDS)()
@@ -173,30 +185,51 @@ class EngineLoop:
         self._was_idle = is_idle
 
     def _turn(self) -> None:
-        turn = self.scheduler.schedule()
+        turn = self.scheduler.schedule() if self._next is None else Turn(plan=None)
         self._untold = outcomes = list(turn.outcomes)
-        started = self._clock()
-        if turn.plan is not None:
-            for seq in self.scheduler.planned(turn.plan):
-                seq.scheduled_at = seq.scheduled_at or started
-            outcomes += self.scheduler.commit(turn.plan, self.engine.step(turn.plan))
-        seconds = self._clock() - started
-        self.load = self.load.after(self.scheduler, outcomes, seconds if turn.plan else 0.0)
+        step = self._next if turn.plan is None else self._take_off(turn.plan)
+        self._next = self._look_ahead(step) if step else None
+        seconds = 0.0
+        if step is not None:
+            outcomes += self.scheduler.commit(step.plan, step.flight.read())
+            seconds = self._clock() - max(step.started_at, self._ended_at)
+        self._ended_at = self._clock()
+        self.load = self.load.after(self.scheduler, outcomes, seconds, is_ahead=step is not None and step.is_ahead)
         events = tuple(self.scheduler.pool.take_events())
         self._untold = []
-        if turn.plan is not None or outcomes or turn.fetches or events:
+        if step is not None or outcomes or turn.fetches or events:
             self._on_report(
                 Report(
-                    time=started + seconds,
+                    time=self._ended_at,
                     outcomes=tuple(outcomes),
                     fetches=turn.fetches,
                     cache_events=events,
-                    step_seconds=seconds if turn.plan else 0.0,
-                    num_step_tokens=turn.plan.num_tokens if turn.plan else 0,
+                    step_seconds=seconds,
+                    num_step_tokens=step.plan.num_tokens if step else 0,
                 )
             )
         elif self.scheduler.waiting and not self.scheduler.running:
             self._wait_for_room()
+
+    def _take_off(self, plan: StepPlan) -> Step:
+        started_at = self._clock()
+        for seq in self.scheduler.planned(plan):
+            seq.scheduled_at = seq.scheduled_at or started_at
+        if self._looking is None:
+            flight: Flight = Landed(plan=plan, output=self.engine.step(plan))
+        else:
+            flight = self._looking.launch(plan, None)
+        return Step(flight=flight, started_at=started_at)
+
+    def _look_ahead(self, step: Step) -> Step | None:
+        """The step after `step`, launched before the tokens of `step` are read; None if it must wait for them."""
+        if self._looking is None or not self._commands.empty():
+            return None
+        plan = plan_ahead(self.scheduler, step.plan)
+        if plan is None:
+            return None
+        started_at = self._clock()
+        return Step(flight=self._looking.launch(plan, step.flight), started_at=started_at, is_ahead=True)
 
     def _wait_for_room(self) -> None:
         """Requests wait for blocks that leases or transfers hold: sleep until a command may have freed some."""
@@ -210,7 +243,7 @@ class EngineLoop:
                 self._commands.get(timeout=IDLE_TICK_SECONDS)()
 
     def _fail(self, reason: str) -> None:
-        self._has_failed = True
+        self._has_failed, self._next = True, None
         self.load = replace(self.load, errors_total=self.load.errors_total + 1)
         finish = Finish(reason="error")
         everyone = (*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.fetching.values())

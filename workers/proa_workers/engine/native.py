@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from proa_kernels.arch import has_kernels_for
 
 from proa_workers.core.plan import Sampled, SampleRow, StepOutput, StepPlan
-from proa_workers.engine.base import EngineInfo
+from proa_workers.engine.base import EngineInfo, Flight
 from proa_workers.engine.device_kv import DTYPES, allocate_pool
 from proa_workers.engine.native_settings import NativeSettings, Placement, place, pool_blocks
 from proa_workers.errors import SettingsError
 from proa_workers.model.arms import Arms, ExpertsArm
-from proa_workers.model.assemble import build_batch
+from proa_workers.model.assemble import UnreadTokens, build_batch
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.experts import check_experts
@@ -27,11 +29,33 @@ from proa_workers.model.mtp import MtpModule
 from proa_workers.model.paged import PagedKv
 from proa_workers.model.source import RandomWeights
 from proa_workers.model.weights import Progress, weights_identity
-from proa_workers.sampling.sampler import Sampler
+from proa_workers.sampling.sampler import Drawn, Sampler
 
 
 class TokenSampler(Protocol):
-    def sample(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]: ...
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NativeFlight:
+    """`wanted[r]` is the slice of row r of `drawn`."""
+
+    plan: StepPlan
+    wanted: tuple[int, ...]
+    drawn: Drawn | None
+
+    def read(self) -> StepOutput:
+        sampled: list[Sampled | None] = [None] * len(self.plan.slices)
+        if self.drawn is not None:
+            for i, token in zip(self.wanted, self.drawn.read(), strict=True):
+                sampled[i] = token
+        return StepOutput(sampled=tuple(sampled))
+
+    def unread(self, follows: tuple[int, ...]) -> UnreadTokens:
+        """Tokens that slices of the next plan start from; slice i goes on where slice follows[i] of this one ends."""
+        assert self.drawn is not None, "a plan made ahead of one that samples nothing"
+        row_of = {i: r for r, i in enumerate(self.wanted)}
+        return UnreadTokens(token_R1=self.drawn.token_R1, rows=np.array([row_of[i] for i in follows], dtype=np.int64))
 
 
 class NativeEngine:
@@ -62,6 +86,7 @@ class NativeEngine:
         can_capture = placement.dtype == "bfloat16" and self.arms.experts in ("grouped", "fused")
         has_graphs = device.type == "cuda" and can_capture and settings.graphs == "auto"
         self.graphs = DecodeGraphs(decoder, self._paged, self.arms) if has_graphs else None
+        self.looks_ahead = settings.look_ahead == "on" or (settings.look_ahead == "auto" and device.type != "cpu")
 
     @classmethod
     def from_checkpoint(
@@ -108,22 +133,29 @@ class NativeEngine:
             decoder, settings, placement, model_path="random", identity=f"native-1:random-{seed}", sampler=sampler
         )
 
-    @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepOutput:
-        if self.graphs is not None and fits_graph(plan.slices):
-            logits_RV, wanted = self.graphs.logits(plan.slices), tuple(range(len(plan.slices)))
-        else:
-            logits_RV, wanted = self._eager_logits(plan)
-        sampled: list[Sampled | None] = [None] * len(plan.slices)
-        if wanted:
-            rows = [row for i in wanted if (row := plan.slices[i].row) is not None]
-            for i, token in zip(wanted, self._sampler.sample(logits_RV, rows), strict=True):
-                sampled[i] = token
-        return StepOutput(sampled=tuple(sampled))
+        return self.launch(plan, None).read()
 
-    def _eager_logits(self, plan: StepPlan) -> tuple[torch.Tensor, tuple[int, ...]]:
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan, before: Flight | None) -> NativeFlight:
+        unread = None
+        if plan.follows is not None:
+            assert isinstance(before, NativeFlight), "a plan made ahead follows a step of this engine"
+            unread = before.unread(plan.follows)
+        if self.graphs is not None and fits_graph(plan.slices, self.arms):
+            logits_RV, wanted = self.graphs.logits(plan.slices, unread), tuple(range(len(plan.slices)))
+        else:
+            logits_RV, wanted = self._eager_logits(plan, unread)
+        if not wanted:
+            return NativeFlight(plan=plan, wanted=(), drawn=None)
+        rows = [row for i in wanted if (row := plan.slices[i].row) is not None]
+        drawn = self._sampler.launch(logits_RV, rows, num_unread=0 if unread is None else 1)
+        return NativeFlight(plan=plan, wanted=wanted, drawn=drawn)
+
+    def _eager_logits(self, plan: StepPlan, unread: UnreadTokens | None) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Logits of the wanted rows, and the slice of each."""
         batch = build_batch(plan, self._paged)
+        batch = batch if unread is None else unread.of(batch)
         hidden_TM = self.decoder.forward(batch, self._paged, self.arms)
         return self.decoder.logits(hidden_TM.index_select(0, batch.logit_rows_R)), batch.logit_slices
 

@@ -23,6 +23,7 @@ class NativeSettings:
 
     `experts` names the implementation of the routed experts (model/arms.py), auto = the fastest that never reads from a
     device. `graphs` auto: 16-bit decode steps run as CUDA graphs where the device has them.
+    `look_ahead` auto: a step starts before the host has read the last one's tokens, where that is not the device.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -32,6 +33,7 @@ class NativeSettings:
     kv_bytes: int | None = None
     max_model_len: int | None = None
     graphs: Literal["auto", "off"] = "auto"
+    look_ahead: Literal["auto", "on", "off"] = "auto"
     experts: Literal["auto"] | ExpertsArm = "auto"
 
 

@@ -93,5 +93,5 @@ class Decoder:
         return self.rotation_PD.index_select(0, batch.positions_T)[:, None]
 
     def logits(self, hidden_RM: torch.Tensor) -> torch.Tensor:
-        """float32 [R, V]."""
-        return F.linear(hidden_RM, self.head_VM).float()
+        """[R, V], as the product leaves them: who needs float32 casts."""
+        return F.linear(hidden_RM, self.head_VM)

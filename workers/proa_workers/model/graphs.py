@@ -13,14 +13,14 @@ import torch
 
 from proa_workers.core.plan import SeqSlice
 from proa_workers.model.arms import Arms
-from proa_workers.model.assemble import pack_padded_decode, padded_decode_batch
+from proa_workers.model.assemble import UnreadTokens, pack_padded_decode, padded_decode_batch
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.paged import PagedKv
 
 # Larger batches keep a GPU busy without a graph.
 MAX_GRAPH_ROWS = 512
-# A graph gathers the longest context for every row, so that one long row among many short ones takes the memory of many
-# long ones. Beyond this many keys rows are grouped by length instead, and the work hides the launches.
+# Without paged kernels a graph gathers the longest context for every row, so that one long row among many short ones
+# takes the memory of many long ones. Beyond this many keys rows are grouped by length, and the work hides the launches.
 MAX_GRAPH_KEYS = 1 << 19
 
 
@@ -41,15 +41,17 @@ class DecodeGraphs:
         self._captured: dict[tuple[int, int], Captured] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
-    def logits(self, slices: Sequence[SeqSlice]) -> torch.Tensor:
-        """float32 [len(slices), V], in the slices' order; valid until the next call."""
+    def logits(self, slices: Sequence[SeqSlice], unread: UnreadTokens | None = None) -> torch.Tensor:
+        """[len(slices), V], in the slices' order; valid until the next call."""
         num_blocks = max((s.end - 1) // self._kv.block_tokens + 1 for s in slices)
         sizes = (bucket(len(slices)), bucket(num_blocks))
-        host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens)).pin_memory()
+        host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens, unread)).pin_memory()
         if sizes not in self._captured:
             self._captured[sizes] = self._capture(host.to(self._kv.pool.device), sizes)
         captured = self._captured[sizes]
         captured.inputs.copy_(host, non_blocking=True)
+        if unread is not None:
+            unread.resolve(captured.inputs[: sizes[0]])
         captured.graph.replay()
         return captured.logits_RV[: len(slices)]
 
@@ -70,9 +72,11 @@ class DecodeGraphs:
         return self._decoder.logits(self._decoder.forward(batch, self._kv, self._arms))
 
 
-def fits_graph(slices: Sequence[SeqSlice]) -> bool:
+def fits_graph(slices: Sequence[SeqSlice], arms: Arms) -> bool:
     """Only decode rows, all of whose logits are wanted, and not too many rows or padded keys."""
-    if len(slices) > MAX_GRAPH_ROWS or len(slices) * max(s.end for s in slices) > MAX_GRAPH_KEYS:
+    if len(slices) > MAX_GRAPH_ROWS:
+        return False
+    if arms.attention != "paged" and len(slices) * max(s.end for s in slices) > MAX_GRAPH_KEYS:
         return False
     return all(len(s.token_ids) == 1 and s.row is not None for s in slices)
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import GrammarState, SampleRow
 
 F64 = npt.NDArray[np.float64]
@@ -36,14 +35,17 @@ class PromptArrays:
         return [self._held[id(p)][1] for p in prompts]
 
 
-def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], prompts: PromptArrays) -> Tensor:
-    """Logits (float32) after all edits: the same tensor when no row asks for any, else a changed copy."""
-    if not any(_wants_edits(row) for row in rows):
+def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], prompts: PromptArrays, num_unread: int = 0) -> Tensor:
+    """Logits after all edits: the same tensor when no row asks for any, else a changed copy in float32.
+
+    `num_unread` tokens follow `output_ids` that nobody has read yet: no row may need them (`SampleRow.needs_history`).
+    """
+    if not any(_wants_edits(row, num_unread) for row in rows):
         return logits_RV
-    edited_RV = logits_RV.clone()
+    edited_RV = logits_RV.to(torch.float32, copy=True)
     _add_bias(edited_RV, rows)
     _penalise(edited_RV, rows, prompts)
-    _forbid_ends(edited_RV, rows)
+    _forbid_ends(edited_RV, rows, num_unread)
     _apply_grammars(edited_RV, rows)
     return edited_RV
 
@@ -54,18 +56,10 @@ def upload(host: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _has_penalty(params: SamplingParams) -> bool:
-    return bool(params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0)
-
-
-def _wants_edits(row: SampleRow) -> bool:
-    params = row.params
-    return (
-        row.grammar is not None
-        or len(row.output_ids) < params.min_tokens
-        or bool(params.logit_bias)
-        or _has_penalty(params)
-    )
+def _wants_edits(row: SampleRow, num_unread: int) -> bool:
+    is_short = len(row.output_ids) + num_unread < row.params.min_tokens
+    assert not (num_unread and row.needs_history), "a penalty or grammar before the tokens it depends on"
+    return is_short or bool(row.params.logit_bias) or row.needs_history
 
 
 def _place(columns: F64, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +81,7 @@ def _penalise(logits_RV: Tensor, rows: Sequence[SampleRow], prompts: PromptArray
     seen = prompts.take([row for row in rows if row.params.repetition_penalty != 1.0])
     edits = []
     for r, row in enumerate(rows):
-        if _has_penalty(row.params):
+        if row.params.has_penalty:
             prompt = seen.pop(0) if row.params.repetition_penalty != 1.0 else _NO_PROMPT
             edits.append(_penalty_columns(r, row, prompt))
     edits = [e for e in edits if e.size]
@@ -118,15 +112,15 @@ def _penalty_columns(r: int, row: SampleRow, prompt: I64) -> F64:
     return columns
 
 
-def _banned(row: SampleRow) -> tuple[int, ...]:
+def _banned(row: SampleRow, num_unread: int = 0) -> tuple[int, ...]:
     """Tokens that would end the output before min_tokens."""
-    if len(row.output_ids) >= row.params.min_tokens:
+    if len(row.output_ids) + num_unread >= row.params.min_tokens:
         return ()
     return (*row.eos_token_ids, *row.params.stop_token_ids)
 
 
-def _forbid_ends(logits_RV: Tensor, rows: Sequence[SampleRow]) -> None:
-    edits = [(r, token) for r, row in enumerate(rows) if row.grammar is None for token in _banned(row)]
+def _forbid_ends(logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> None:
+    edits = [(r, token) for r, row in enumerate(rows) if row.grammar is None for token in _banned(row, num_unread)]
     if edits:
         row_N, token_N, _ = _place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
         # NOTE: assigning a Python number would copy it from the host and wait for the device.

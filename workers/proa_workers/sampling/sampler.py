@@ -1,5 +1,8 @@
 """Batched sampling: logits of R sequences in, one token each out, with one copy from the device.
 
+`launch` queues all of it and leaves the tokens on the device, where the next step can start from them; `Drawn.read`
+waits for the copy.
+
 Sizes: R rows, S rows that draw at random, V vocabulary. The slow, obvious twin is `reference.py`.
 Order and meaning as in vLLM: edits (`adjust.py`), temperature, min-p, top-k, top-p over what is left, then the draw.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +27,24 @@ HOST_BLOCK_LOGITS, DEVICE_BLOCK_LOGITS = 2**19, 2**24  # drawn at once
 MAX_NEAR = 256  # top-k up to here by torch.topk, about ten times faster than counting digits at a vocabulary of 150k
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawn:
+    """Tokens on the device, int64 [R, 1], and the table from which the host makes `Sampled` values, on its way."""
+
+    token_R1: Tensor
+    rows: tuple[SampleRow, ...]
+    num_top: int
+    table: Tensor
+    is_copied: torch.cuda.Event | None
+
+    def read(self) -> list[Sampled]:
+        """Wait for the tokens. AssertionError names the row whose logits are NaN or leave no token to choose."""
+        if self.is_copied is not None:
+            self.is_copied.synchronize()
+        table = zip(self.table.tolist(), self.rows, strict=True)
+        return [_to_sampled(r, values, row, self.num_top) for r, (values, row) in enumerate(table)]
+
+
 class Sampler:
     """Chooses tokens for the rows of one step; keeps nothing between steps that could change a token."""
 
@@ -31,57 +53,71 @@ class Sampler:
         self._device = torch.device(device)
         self._prompts = PromptArrays()
 
-    @torch.inference_mode()
     def sample(self, logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        """`launch` and `read` in one."""
+        return self.launch(logits_RV, rows).read() if rows else []
+
+    @torch.inference_mode()
+    def launch(self, logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
         """One token per row of `logits_RV` (any float dtype, left unchanged).
 
-        Logprobs are the log-softmax of these logits, before any edit. AssertionError names the row whose logits are
-        NaN or leave no token to choose.
+        Logprobs are the log-softmax of these logits, before any edit. `num_unread` is how many tokens of each row were
+        drawn and not yet appended to its `output_ids`.
         """
         assert logits_RV.shape == (len(rows), self._vocab_size), f"{tuple(logits_RV.shape)} logits, {len(rows)} rows"
-        if not rows:
-            return []
-        raw_RV = logits_RV.float()
-        edited_RV = adjust_logits(raw_RV, rows, self._prompts)
-        peak_R1, token_R1 = self._choose(edited_RV, rows)
-        columns = [token_R1, raw_RV.amax(1, keepdim=True) if edited_RV is not raw_RV else peak_R1, peak_R1]
+        edited_RV = adjust_logits(logits_RV, rows, self._prompts, num_unread)
+        peak_R1, token_R1 = self._choose(edited_RV, rows, num_unread)
+        columns = [token_R1, logits_RV.amax(1, keepdim=True) if edited_RV is not logits_RV else peak_R1, peak_R1]
         num_top = max((-1 if row.params.logprobs is None else row.params.logprobs) for row in rows)
         if num_top >= 0:
-            columns += _logprob_columns(raw_RV, token_R1, num_top)
-        table = torch.cat([c.double() for c in columns], dim=1).tolist()
-        return [_to_sampled(r, values, row, num_top) for r, (values, row) in enumerate(zip(table, rows, strict=True))]
+            columns += _logprob_columns(logits_RV.float(), token_R1, num_top)
+        table = torch.cat([c.double() for c in columns], dim=1)
+        host, is_copied = _start_copy(table)
+        return Drawn(token_R1=token_R1, rows=tuple(rows), num_top=num_top, table=host, is_copied=is_copied)
 
-    def _choose(self, edited_RV: Tensor, rows: Sequence[SampleRow]) -> tuple[Tensor, Tensor]:
+    def _choose(self, edited_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> tuple[Tensor, Tensor]:
         """Maximum logit and token of each row: the most likely one, or a drawn one where a row has a temperature."""
         random = [r for r, row in enumerate(rows) if row.params.temperature >= MIN_TEMPERATURE]
         if len(random) == len(rows):
             peak_R1 = edited_RV.amax(1, keepdim=True)
-            return peak_R1, _draw_blocks(edited_RV, peak_R1, rows)
+            return peak_R1, _draw_blocks(edited_RV, peak_R1, rows, num_unread)
         peak_R1, greedy_R1 = edited_RV.max(1, keepdim=True)
         if not random:
             return peak_R1, greedy_R1
         row_S = upload(np.array(random, dtype=np.int64), self._device)
-        drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random])
+        drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random], num_unread)
         return peak_R1, greedy_R1.index_copy(0, row_S, drawn_S1)
 
 
-def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+def _start_copy(table: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The table on the host, and the event that ends its copy; the table itself where it is there already."""
+    if table.device.type == "cpu":
+        return table, None
+    host = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+    host.copy_(table, non_blocking=True)
+    is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    is_copied.record()
+    return host, is_copied
+
+
+def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], num_unread: int) -> Tensor:
     """`_draw_rows` over blocks of rows: bounded scratch memory (28 bytes a logit), and on a host it stays in cache."""
     limit = HOST_BLOCK_LOGITS if edited_SV.device.type == "cpu" else DEVICE_BLOCK_LOGITS
     size = max(limit // edited_SV.shape[1], 1)
     starts = range(0, len(rows), size)
-    blocks = [_draw_rows(edited_SV[i : i + size], peak_S1[i : i + size], rows[i : i + size]) for i in starts]
+    cuts = [slice(i, i + size) for i in starts]
+    blocks = [_draw_rows(edited_SV[cut].float(), peak_S1[cut].float(), rows[cut], num_unread) for cut in cuts]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
-def _draw_rows(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+def _draw_rows(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], num_unread: int) -> Tensor:
     params = [row.params for row in rows]
     settings = np.empty((5, len(rows), 1))
     settings[0, :, 0] = [p.temperature for p in params]
     settings[1, :, 0] = [-math.log(p.min_p) if p.min_p > 0 else math.inf for p in params]
     settings[2, :, 0] = [p.top_k or math.inf for p in params]
     settings[3, :, 0] = [p.top_p if p.top_p < 1 else math.inf for p in params]
-    settings[4, :, 0] = uniforms([row.seed for row in rows], [len(row.output_ids) for row in rows])
+    settings[4, :, 0] = uniforms([row.seed for row in rows], [len(row.output_ids) + num_unread for row in rows])
     temperature_S1, reach_S1, top_k_S1, top_p_S1, uniform_S1 = upload(settings, edited_SV.device)
 
     y_SV = (peak_S1 - edited_SV).div_(temperature_S1.float())
