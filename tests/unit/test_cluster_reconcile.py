@@ -1,4 +1,4 @@
-"""A service that another leader may have written to is read again before the first write, and only then."""
+"""What is read again before a write, and which plans are given up for newer news."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from proa_operator.cluster.cache import Cache, ServiceKey
 from proa_operator.cluster.errors import Unreachable
 from proa_operator.cluster.reconcile import Reconciler
 from proa_operator.cluster.status import StatusWriter
-from proa_operator.plan.actions import Delete, Plan, Ungate
+from proa_operator.plan.actions import Action, Delete, Plan, Remember, Ungate
+from proa_operator.plan.memo import Drain, DrainPhase, GroupMemo, Why
 from proa_operator.plan.state import Observed
 
 from tests.unit.cluster_api import FakeApi
-from tests.unit.cluster_objects import pod_body, service_body
+from tests.unit.cluster_objects import pod_body, service_body, set_body
 
 KEY: ServiceKey = ("default", "tiny")
 
@@ -28,6 +29,9 @@ class Around:
         self.cache = Cache(lambda _: None)
         self.cache.put(kinds.SERVICE, {**service_body(), "status": {"told": 1}})
         self.leftovers = ["old"]
+        self.actions: tuple[Action, ...] = ()
+        self.woken: list[ServiceKey] = []
+        self.on_read: Callable[[], None] = lambda: None
         self.status = status
         self.is_reachable = True
         self.on_act: Callable[[], None] = lambda: None
@@ -44,16 +48,17 @@ class Around:
             election=whatever,
             planner=self.plan,
             clock=lambda: 0.0,
-            wake_after=lambda key, seconds: None,
+            wake_after=lambda key, seconds: self.woken.append(key),
             sees_nodes=False,
             downloads=whatever,
             pod_refusals=whatever,
             confirm=self.confirm,
+            read_service=self.read_service,
         )
 
     def plan(self, observed: Observed) -> Plan:
         self.log.append("plan")
-        actions = tuple(Delete(kind="Service", name=name) for name in self.leftovers)
+        actions = self.actions or tuple(Delete(kind="Service", name=name) for name in self.leftovers)
         return Plan(actions=actions, status=self.status, wake_at=None)
 
     async def confirm(self, key: ServiceKey) -> None:
@@ -61,6 +66,15 @@ class Around:
             raise Unreachable("no answer")
         self.log.append("confirm")
         self.leftovers = self.leftovers[:-1]
+
+    async def read_service(self, key: ServiceKey) -> None:
+        self.log.append("read")
+        self.on_read()
+
+    def put_service(self, version: int, generation: int) -> None:
+        body = service_body(version=version)
+        body["metadata"]["generation"] = generation
+        self.cache.put(kinds.SERVICE, body)
 
 
 class _Stub:
@@ -135,3 +149,39 @@ async def test_room_that_is_being_taken_is_not_there_for_others() -> None:
     around.on_act = lambda: taken.append(around.cache.nodes.unbound_besides(("default", "other")))
     await around.reconciler.reconcile(KEY, 0.0)
     assert (taken, around.cache.nodes.unbound_besides(("default", "other"))) == ([1], 0)
+
+
+LEAVING = GroupMemo(drain=Drain(phase=DrainPhase.CORDONED, since=0.0, why=Why.ROLLOUT))
+DRAIN = Remember(group="g", memo=LEAVING)
+DELETE = Delete(kind="StatefulSet", name="g")
+ADMIT = Remember(group="g", memo=GroupMemo(admitted_at=1.0))
+
+
+@pytest.mark.parametrize(
+    ("actions", "news", "log"),
+    [
+        pytest.param([ADMIT, ADMIT], "none", ["plan", "act", "act"], id="what adds needs no reading"),
+        pytest.param([ADMIT, ADMIT], "group", ["plan", "act", "act"], id="nor does it mind other news"),
+        pytest.param([ADMIT, ADMIT], "spec", ["plan", "act"], id="another spec asks for another plan"),
+        pytest.param([DRAIN, ADMIT], "none", ["plan", "read", "act", "act"], id="a drain reads the spec again"),
+        pytest.param([ADMIT, DRAIN], "group", ["plan", "act"], id="a drain counts on all other groups"),
+        pytest.param([ADMIT, DELETE], "group", ["plan", "act"], id="so does a deletion"),
+        pytest.param([DRAIN, ADMIT], "late spec", ["plan", "read"], id="a spec that the watch has not told yet"),
+    ],
+)
+async def test_a_plan_ends_where_the_news_outdate_it(actions: list[Action], news: str, log: list[str]) -> None:
+    """Without `_is_outdated` a drain of an older spec is begun after the numbers were raised."""
+    around = Around({"told": 2})
+    around.actions = tuple(actions)
+    tell: dict[str, Callable[[], None]] = {
+        "none": lambda: None,
+        "group": lambda: around.cache.put(kinds.STATEFUL_SET, set_body(version=7)),
+        "spec": lambda: around.put_service(7, 2),
+        "late spec": lambda: None,
+    }
+    around.on_act = tell[news]
+    around.on_read = (lambda: around.put_service(7, 2)) if news == "late spec" else tell["none"]
+    await around.reconciler.reconcile(KEY, 0.0)
+    is_outdated = len(log) < 1 + len(actions) or log[-1] == "read"
+    assert around.log == log
+    assert (around.woken, len(around.api.calls)) == (([KEY], 0) if is_outdated else ([], 1))

@@ -7,7 +7,7 @@ answer to a write is in the cache at once, and a watch event that is older than 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +49,7 @@ class Cache:
 
     def __init__(self, on_news: Callable[[set[ServiceKey]], None]) -> None:
         self._on_news = on_news
+        self._num_news: Counter[ServiceKey] = Counter()
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {}
         self._children: dict[ServiceKey, dict[tuple[str, str], Stored]] = {}
         self._tombstones: OrderedDict[str, float] = OrderedDict()
@@ -58,7 +59,7 @@ class Cache:
     def put(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """An object as it was read. What is old, or says nothing new, is no news."""
         if concerned := self._put(kind, body):
-            self._on_news(concerned)
+            self._tell(concerned)
 
     def _put(self, kind: Kind, body: Mapping[str, Any]) -> set[ServiceKey]:
         new = stored_of(kind, body)
@@ -84,7 +85,15 @@ class Cache:
             self._tombstones.popitem(last=False)
         old = self._objects.get(kind.name, {}).get((namespace, name))
         if old is not None and old.uid == uid and (concerned := self._drop(old)):
-            self._on_news(concerned)
+            self._tell(concerned)
+
+    def num_news(self, key: ServiceKey) -> int:
+        """Grows with all that changes what is known of a service, the answers to the operator's own writes included."""
+        return self._num_news[key]
+
+    def forget(self, key: ServiceKey) -> None:
+        """The service is gone."""
+        self._num_news.pop(key, None)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Stored | None:
         """One object."""
@@ -105,6 +114,10 @@ class Cache:
     def services(self) -> list[ServiceKey]:
         """All services."""
         return list(self._objects.get(SERVICE.name, {}))
+
+    def _tell(self, concerned: set[ServiceKey]) -> None:
+        self._num_news.update(concerned)
+        self._on_news(concerned)
 
     def _drop(self, old: Stored) -> set[ServiceKey]:
         del self._objects[old.kind][old.namespace, old.name]

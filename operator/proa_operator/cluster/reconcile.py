@@ -11,7 +11,7 @@ from typing import Protocol
 
 from proa_operator import metrics
 from proa_operator.cluster.act import Actor, Scope
-from proa_operator.cluster.cache import Cache, ServiceKey
+from proa_operator.cluster.cache import Cache, ServiceKey, Stored
 from proa_operator.cluster.downloads import Downloads
 from proa_operator.cluster.facts import ServiceFacts
 from proa_operator.cluster.kinds import SERVICE
@@ -20,7 +20,7 @@ from proa_operator.cluster.pod_refusals import PodRefusals
 from proa_operator.cluster.read import Reader
 from proa_operator.cluster.status import StatusWriter, refused_status
 from proa_operator.cluster.workers import Workers
-from proa_operator.plan.actions import Plan, Ungate
+from proa_operator.plan.actions import Action, Plan, Ungate, takes_away
 from proa_operator.plan.state import Observed
 from proa_operator.render import RenderError
 
@@ -55,11 +55,12 @@ class Reconciler:
         downloads: Downloads,
         pod_refusals: PodRefusals,
         confirm: Callable[[ServiceKey], Awaitable[None]],
+        read_service: Callable[[ServiceKey], Awaitable[None]],
     ) -> None:
         self._cache, self._workers, self._actor, self._statuses = cache, workers, actor, statuses
         self._election, self.planner, self._clock, self._wake_after = election, planner, clock, wake_after
         self._sees_nodes, self._downloads, self._pod_refusals = sees_nodes, downloads, pod_refusals
-        self._confirm = confirm
+        self._confirm, self._read_service = confirm, read_service
         self._reader = Reader()
         self._doubted: set[ServiceKey] = set()
         self._resyncs: set[ServiceKey] = set()
@@ -81,6 +82,7 @@ class Reconciler:
             self._actor.applier.forget(key)
             self._resyncs.discard(key)
             self._doubted.discard(key)
+            self._cache.forget(key)
             return
         assert isinstance(service.facts, ServiceFacts)
         if service.facts.is_deleting:
@@ -115,10 +117,17 @@ class Reconciler:
         return plan
 
     async def _carry_out(self, plan: Plan, scope: Scope, reign: int, due: float) -> None:
-        """The status tells what was observed, so it is written also when an action fails."""
+        """The status tells what was observed, so it is written also when an action fails.
+
+        An outdated plan ends before its next action, and the status is the next plan's to write.
+        """
         key = (scope.service.namespace, scope.service.name)
+        num_news, is_outdated = self._cache.num_news(key), False
         try:
             for number, action in enumerate(plan.actions):
+                if is_outdated := await self._is_outdated(action, scope, num_news):
+                    self._wake_after(key, 0.0)
+                    return
                 self._election.check(reign)
                 log.debug("acts", extra={"namespace": key[0], "service": key[1], "action": repr(action)})
                 await self._actor.act(action, scope)
@@ -126,10 +135,25 @@ class Reconciler:
                     metrics.EVENT_TO_WRITE_SECONDS.observe(asyncio.get_running_loop().time() - due)
             self._resyncs.discard(key)
         finally:
-            self._election.check(reign)
-            await self._statuses.write(scope, plan.status)
+            if not is_outdated:
+                self._election.check(reign)
+                await self._statuses.write(scope, plan.status)
         if plan.wake_at is not None:
             self._wake_after(key, plan.wake_at - self._clock())
+
+    async def _is_outdated(self, action: Action, scope: Scope, num_news: int) -> bool:
+        """Another spec asks for another plan.
+
+        What takes a group away counts on all others, so it is also planned anew when anything else has happened since.
+        And it counts on the spec, of which the watch may be late: that is read again.
+        """
+        key = (scope.service.namespace, scope.service.name)
+        if takes_away(action):
+            if self._cache.num_news(key) != num_news:
+                return True
+            await self._read_service(key)
+        service = self._cache.get(SERVICE, *key)
+        return service is None or (service.uid, _generation(service)) != (scope.service.uid, _generation(scope.service))
 
     def _surroundings(self, key: ServiceKey, scope: Scope) -> Surroundings:
         nodes = self._cache.nodes
@@ -143,6 +167,11 @@ class Reconciler:
             progress=self._downloads.of(key),
             is_resync=key in self._resyncs or any(map(self._actor.applier.is_touched, scope.children.values())),
         )
+
+
+def _generation(service: Stored) -> int:
+    assert isinstance(service.facts, ServiceFacts)
+    return int(service.facts.body["metadata"]["generation"])
 
 
 def _stamp(now: float) -> str:

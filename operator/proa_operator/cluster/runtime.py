@@ -99,6 +99,7 @@ class Runtime:
             downloads=self.downloads,
             pod_refusals=self.pod_refusals,
             confirm=lambda key: self._sync.confirm(key),
+            read_service=lambda key: self._sync.read_service(key),
         )
         self._ticker = Ticker(
             self.cache,

@@ -64,9 +64,10 @@ class Sync:
             )
             for kind in own
         )
-        await asyncio.gather(self._confirm_service(key), *lists)
+        await asyncio.gather(self.read_service(key), *lists)
 
-    async def _confirm_service(self, key: ServiceKey) -> None:
+    async def read_service(self, key: ServiceKey) -> None:
+        """One service, without what belongs to it."""
         known = self._cache.get(SERVICE, *key)
         try:
             self._cache.put(SERVICE, await self._api.get(Ref(kind=SERVICE, namespace=key[0], name=key[1])))

@@ -151,6 +151,16 @@ Action = (
 )
 
 
+def takes_away(action: Action) -> bool:
+    """It begins a drain or deletes a group: right only by the spec and the groups of the moment in which it is done."""
+    match action:
+        case Remember():
+            return action.memo.drain is not None
+        case Delete():
+            return action.kind == "StatefulSet"
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Ordered actions, the status that describes what was observed, and when to look again without an event."""

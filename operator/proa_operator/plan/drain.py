@@ -119,7 +119,7 @@ def _cut(situation: Situation, standing: Standing) -> str:
 
 
 def _delete(standing: Standing, kind: EventType, message: str) -> Steps:
-    """Its Service, PDB and policy go when its pods are gone, see `objects`."""
+    """Its Service, PDB and policy go when its pods are gone, see `objects`. Told when done: it may be planned anew."""
     reason = "DrainTimeout" if kind is EventType.WARNING else "GroupDeleted"
-    yield Note(type=kind, reason=reason, message=message)
     yield Delete(kind="StatefulSet", name=standing.group.name)
+    yield Note(type=kind, reason=reason, message=message)
