@@ -3,13 +3,13 @@
     python -m bench.serving.engine_step --shape qwen3-30b-a3b --out bench/serving/engine_step.json
     python -m bench.serving.engine_step --shape tiny --device cpu --out /tmp/dry.json     (dry run)
 
-First `device_check` must pass. Then, per batch size, as CUDA graphs where there are any (`--eager`: and without):
-prompts of 128 random tokens through the worker's loop, 64 decode steps with growing context, median time from one
-step's tokens on the host to the next one's; once as the loop runs on this device (the next step starts from tokens on
-the device), once with every step waiting for the host (`synchronous_ms`); how many of both runs' outputs are equal is
-recorded. The floor is the time to read the weights that the batch touches and its keys and values once, at the copy
-bandwidth measured here (bytes read plus bytes written). Then prefill of 16 prompts of 2048 tokens in chunks of 8192,
-the better of two rounds after one that compiles; `--profile` names the kernels of a decode step.
+First `device_check` and `ahead_check` must pass. Then, per batch size, as CUDA graphs where there are any (`--eager`:
+and without): prompts of 128 random tokens through the worker's loop, 64 decode steps with growing context, median time
+from one step's tokens on the host to the next one's; once as the loop runs on this device (the next step starts from
+tokens on the device), once with every step waiting for the host (`synchronous_ms`); how many of both runs' outputs are
+equal is recorded. The floor is the time to read the weights that the batch touches and its keys and values once, at the
+copy bandwidth measured here (bytes read plus bytes written). Then prefill of 16 prompts of 2048 tokens in chunks of
+8192, the better of two rounds after one that compiles; `--profile` names the kernels of a decode step.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.profile.drive import Sequences
 
+from bench.serving.ahead_check import check_ahead, run_both
 from bench.serving.device_check import check_device
-from bench.serving.loop_steps import EXTRA_TOKENS, LoopRun, run_loop
+from bench.serving.loop_steps import EXTRA_TOKENS, greedy, run_loop
 from bench.serving.provenance import ROOT, provenance
 from bench.serving.shapes import SHAPES, decode_step_bytes
 
@@ -50,6 +51,7 @@ def main() -> None:
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     record: dict[str, Any] = {**provenance(), "prompt_tokens": PROMPT, "decode_steps": STEPS}
     record["checks"] = check_device(device)
+    record["ahead_checks"] = check_ahead(device)
     record["copy_bytes_per_second"] = copy_bandwidth(torch.device(device))
     print(f"copy bandwidth {record['copy_bytes_per_second'] / 1e9:.0f} GB/s", flush=True)
     record["results"] = []
@@ -149,9 +151,10 @@ def profile(engine: NativeEngine, shape: str, batch: int) -> dict[str, Any]:
 
 def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float) -> dict[str, Any]:
     prompts = random_prompts(shape, batch, PROMPT)
-    run_loop(engine, prompts, STEPS)  # compiles and captures
-    run, twin = run_loop(engine, prompts, STEPS), run_synchronous(engine, prompts)
-    seconds = sorted(run.seconds)
+    params = [greedy(STEPS)] * batch
+    run_loop(engine, prompts, params)  # compiles and captures
+    run, twin = run_both(engine, prompts, params)
+    seconds = sorted(run.seconds[:STEPS])
     element_bytes = 4 if engine.info.dtype == "float32" else 2
     floor_ms = 1000 * decode_step_bytes(SHAPES[shape], batch, PROMPT + STEPS / 2, element_bytes) / bandwidth
     row = {
@@ -162,7 +165,7 @@ def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float
         "arms": f"{engine.arms.attention}/{engine.arms.for_tokens(batch)}",
         "ms_per_step": round(1000 * median(seconds), 3),
         "ms_p10_p90": [round(1000 * seconds[int(len(seconds) * q)], 3) for q in (0.1, 0.9)],
-        "synchronous_ms": round(1000 * median(twin.seconds), 3),
+        "synchronous_ms": round(1000 * median(twin.seconds[:STEPS]), 3),
         "steps_ahead": run.steps_ahead,
         "equal_outputs": sum(a == b for a, b in zip(run.outputs, twin.outputs, strict=True)),
         "floor_ms": round(floor_ms, 3),
@@ -172,14 +175,6 @@ def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float
     }
     print(row, flush=True)
     return row
-
-
-def run_synchronous(engine: NativeEngine, prompts: list[list[int]]) -> LoopRun:
-    was, engine.looks_ahead = engine.looks_ahead, False
-    try:
-        return run_loop(engine, prompts, STEPS)
-    finally:
-        engine.looks_ahead = was
 
 
 def copy_bandwidth(device: torch.device) -> float:

@@ -22,7 +22,7 @@ EXTRA_TOKENS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopRun:
-    """`seconds` from one decode step's tokens to the next one's; `outputs` are every sequence's token ids."""
+    """`seconds` from the tokens of one decode step of all sequences to the next one's; `outputs` in token ids."""
 
     seconds: list[float]
     prefill_seconds: float
@@ -30,16 +30,20 @@ class LoopRun:
     outputs: list[list[int]]
 
 
-def run_loop(engine: NativeEngine, prompts: list[list[int]], num_steps: int, *, temperature: float = 0.0) -> LoopRun:
-    """`num_steps` intervals with all sequences decoding; AssertionError when the loop breaks or takes too long."""
-    params = SamplingParams(max_tokens=num_steps + EXTRA_TOKENS, temperature=temperature, ignore_eos=True)
+def greedy(num_steps: int) -> SamplingParams:
+    return SamplingParams(max_tokens=num_steps + EXTRA_TOKENS, temperature=0.0, ignore_eos=True)
+
+
+def run_loop(engine: NativeEngine, prompts: list[list[int]], params: list[SamplingParams]) -> LoopRun:
+    """All prompts at once, to their ends; AssertionError when the loop breaks or takes too long."""
     rows = [
-        SampleRow(params=params, seed=i, prompt_ids=p, output_ids=[], eos_token_ids=()) for i, p in enumerate(prompts)
+        SampleRow(params=p, seed=i, prompt_ids=prompt, output_ids=[], eos_token_ids=())
+        for i, (prompt, p) in enumerate(zip(prompts, params, strict=True))
     ]
     limits = Limits(
         max_num_seqs=len(rows),
         max_num_batched_tokens=PREFILL_CHUNK,
-        max_model_len=len(prompts[0]) + params.max_tokens + 1,
+        max_model_len=len(prompts[0]) + max(p.max_tokens for p in params) + 1,
         max_num_waiting=len(rows),
     )
     pool = BlockPool(engine.kv.num_blocks, engine.kv.layout.block_tokens, has_prefix_cache=False)
@@ -61,7 +65,7 @@ def run_loop(engine: NativeEngine, prompts: list[list[int]], num_steps: int, *, 
     assert not reports[-1].failure, reports[-1].failure
     whole = [r.time for r in reports if r.num_step_tokens == len(rows)]
     return LoopRun(
-        seconds=[later - earlier for earlier, later in pairwise(whole)][:num_steps],
+        seconds=[later - earlier for earlier, later in pairwise(whole)],
         prefill_seconds=reports[0].step_seconds,
         steps_ahead=loop.load.steps_ahead_total,
         outputs=[row.output_ids for row in rows],
