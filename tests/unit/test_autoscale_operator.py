@@ -67,7 +67,14 @@ class Api(FakeApi):
 class World:
     """A service with its pools in the cache; the script says what Prometheus answers."""
 
-    def __init__(self, *, sizes: tuple[int, int] = (1, 1), profiles: bool = True, **autoscaling: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sizes: tuple[int, int] = (1, 1),
+        profiles: bool = True,
+        engine: dict[str, str] | None = None,
+        **autoscaling: Any,
+    ) -> None:
         self.now, self.script = 1000.0, answers
         self.trouble = ""
         bounds = {"prefill": {"min": 1, "max": 8}, "decode": {"min": 1, "max": 8}}
@@ -75,7 +82,8 @@ class World:
         fake = Api([PROFILE] if profiles else [])
         self.api, api = fake, fake
         self.cache = Cache(lambda _: None)
-        self._put(service_body(version=1, slo=SLO, autoscaling=spec, status=_status(*sizes)))
+        kind = {"engine": engine} if engine else {}
+        self._put(service_body(version=1, slo=SLO, autoscaling=spec, status=_status(*sizes), **kind))
         for role, number in zip(("prefill", "decode"), sizes, strict=True):
             self._put(pool_body(role, number))
         self._put(gateway_body())
@@ -125,15 +133,21 @@ class World:
     def status(self) -> dict[str, Any]:
         return dict(self.api.objects["DisaggregatedService", "tiny"]["status"])
 
+    def message(self, kind: str) -> str:
+        return next((one["message"] for one in self.status["conditions"] if one["type"] == kind), "")
+
     def condition(self, kind: str) -> str:
         return next((one["status"] for one in self.status["conditions"] if one["type"] == kind), "")
 
     def notes(self, role: str) -> dict[str, str]:
         return dict(self.api.objects["WorkerPool", f"tiny-{role}"]["metadata"].get("annotations", {}))
 
-    def scale_by_hand(self, role: str, replicas: int) -> None:
+    def scale_by_hand(self, role: str, replicas: int, manager: str = "kubectl") -> None:
+        """Through /scale, which the API server writes down."""
         body = self.api.objects["WorkerPool", f"tiny-{role}"]
-        head = {**body["metadata"], "resourceVersion": str(next(self.api._versions))}
+        owned: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
+        fields = [{"manager": manager, "operation": "Update", "subresource": "scale", "fieldsV1": owned}]
+        head = {**body["metadata"], "managedFields": fields, "resourceVersion": str(next(self.api._versions))}
         self._put({**body, "spec": {**body["spec"], "replicas": replicas}, "metadata": head})
 
     def _put(self, body: dict[str, Any]) -> None:
@@ -191,6 +205,7 @@ async def test_advice_is_given_and_not_taken() -> None:
     for world in (World(mode="Advisory"), World(profiles=False)):
         assert set(await world.rounds(6, **LOADED)) == {(1, 1)}
         assert world.status["autoscaler"]["mode"] == "Advisory"
+        assert world.message("PoolsOwned").endswith("no number is changed")
 
 
 async def test_a_number_set_by_hand_stays_and_is_remembered() -> None:
@@ -201,6 +216,7 @@ async def test_a_number_set_by_hand_stays_and_is_remembered() -> None:
     assert {prefill for prefill, _ in seen} == {6}
     assert seen[-1][1] > 1
     assert float(world.notes("prefill")[names.MANUAL_ANNOTATION]) < world.now
+    assert "prefill was set by hand at 00:17:10Z and is left alone for 600 s" in world.message("PoolsOwned")
     late = await world.rounds(60, **CALM)
     assert late[-1][0] < 6
 
@@ -219,8 +235,31 @@ async def test_without_a_prometheus_the_service_is_told() -> None:
     world = World()
     world.autoscaler._source = None
     await world.rounds(2)
-    message = next(one for one in world.status["conditions"] if one["type"] == "MetricsFresh")["message"]
-    assert NO_PROMETHEUS in message
+    assert NO_PROMETHEUS in world.message("MetricsFresh")
+
+
+async def test_a_renamed_metric_is_named_with_the_version_of_the_engine() -> None:
+    world = World(engine={"type": "vllm", "image": "vllm/vllm-openai:v0.9.1"})
+    await world.rounds(3, **{**CALM, "KV_USAGE": []})
+    assert world.condition("MetricsFresh") == "False"
+    assert "vllm:gpu_cache_usage_perc (as vLLM 0.9.1 names it) of decode" in world.message("MetricsFresh")
+
+
+async def test_a_pool_of_a_horizontal_pod_autoscaler_is_left_alone_for_good() -> None:
+    """No number is written over one that a controller would write again, however long ago; the other pool follows."""
+    world = World(sizes=(1, 2))
+    await world.rounds(3, **CALM)
+    world.scale_by_hand("prefill", 3, "kube-controller-manager")
+    world.api.calls.clear()
+    seen = await world.rounds(60, **CALM)
+    assert {prefill for prefill, _ in seen} == {3}
+    assert seen[-1][1] == 1
+    assert len([call for call in world.api.calls if "tiny-prefill" in str(call)]) == 1  # the mark
+    assert world.condition("PoolsOwned") == "False"
+    assert "prefill is sized by kube-controller-manager" in world.message("PoolsOwned")
+    world.scale_by_hand("prefill", 4)
+    assert (await world.rounds(60, **CALM))[-1][0] < 3
+    assert (world.condition("PoolsOwned"), world.message("PoolsOwned")) == ("True", "the autoscaler sizes both pools")
 
 
 def _stale() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.source import Source, Unanswered
 from proa_operator.cluster.autoscale_profiles import Profiles
 from proa_operator.cluster.autoscale_view import PoolView, pool_views, pools_of
-from proa_operator.cluster.autoscale_write import Writer, conditions_of, status_part
+from proa_operator.cluster.autoscale_write import Writer, conditions_of, owner_of, status_part
 from proa_operator.cluster.cache import Cache, ServiceKey, Stored
 from proa_operator.cluster.errors import ApiError, ClusterError
 from proa_operator.cluster.events import Events
@@ -155,7 +155,7 @@ class Autoscaler:
     ) -> None:
         known, children = self._known[key], self._cache.children(key)
         views, config = pool_views(children, service), self._config(service, spec)
-        pools = pools_of(service, views, children)
+        pools = pools_of(service, views, children, now)
         known.short_rounds = known.short_rounds + 1 if is_short(readings, pools) else 0
         pools = replace(pools, engine=engine_of(spec), is_late=known.short_rounds > MOST_SHORT_ROUNDS)
         signals = signals_of(readings, pools, config, now, trouble=trouble)
@@ -203,7 +203,9 @@ class Autoscaler:
             await self._say(service, Note(type=EventType.NORMAL, reason=verb, message=text), signals.now)
         elif signals.missing:
             await self._say(service, Note(type=EventType.WARNING, reason="MetricsMissing", message=text), signals.now)
-        await self._writer.status(service, status_part(decision, config), conditions_of(signals, decision), signals.now)
+        owner = owner_of(pool_views(self._cache.children(key), service), signals.now, config)
+        said = (*conditions_of(signals, decision), owner)
+        await self._writer.status(service, status_part(decision, config), said, signals.now)
 
     async def _say(self, service: Stored, note: Note, now: float) -> None:
         try:

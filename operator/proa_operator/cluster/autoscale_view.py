@@ -40,21 +40,21 @@ def pool_views(children: Iterable[Stored], service: Stored) -> dict[Role, PoolVi
     return {Role(view.facts.role): view for view in views if view.facts.replicas is not None}
 
 
-def pools_of(service: Stored, views: Mapping[Role, PoolView], children: Iterable[Stored]) -> Pools:
+def pools_of(service: Stored, views: Mapping[Role, PoolView], children: Iterable[Stored], now: float) -> Pools:
     """Sizes from the pools, what serves from the status that the planner wrote."""
     assert isinstance(service.facts, ServiceFacts)
     status = service.facts.body.get("status") or {}
     has_room = _has_room(status)
     gateways = [child.facts for child in children if isinstance(child.facts, GatewayFacts)]
     return Pools(
-        prefill=_pool(views.get(Role.PREFILL), status, Role.PREFILL, has_room=has_room),
-        decode=_pool(views.get(Role.DECODE), status, Role.DECODE, has_room=has_room),
+        prefill=_pool(views.get(Role.PREFILL), status, Role.PREFILL, now, has_room=has_room),
+        decode=_pool(views.get(Role.DECODE), status, Role.DECODE, now, has_room=has_room),
         num_gateways=sum(gateway.num_ready for gateway in gateways),
         is_rolling=len(status.get("revisions") or ()) > 1 or status.get("rollout") is not None,
     )
 
 
-def _pool(view: PoolView | None, status: Mapping[str, Any], role: Role, *, has_room: bool) -> PoolSignals:
+def _pool(view: PoolView | None, status: Mapping[str, Any], role: Role, now: float, *, has_room: bool) -> PoolSignals:
     if view is None:
         return ABSENT
     counts = (status.get("pools") or {}).get(role.value) or {}
@@ -65,7 +65,7 @@ def _pool(view: PoolView | None, status: Mapping[str, Any], role: Role, *, has_r
         starting=max(0, view.replicas - ready),
         draining=int(counts.get("draining", 0)),
         placeable=None if has_room else 0,
-        manual_at=view.facts.manual_at,
+        manual_at=now if view.facts.scaler else view.facts.manual_at,  # a controller would write again
     )
 
 

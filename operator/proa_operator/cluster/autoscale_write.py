@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proa_operator import names
-from proa_operator.autoscale.config import Config
+from proa_operator.autoscale.config import Config, Stance
 from proa_operator.autoscale.decide import Decision
 from proa_operator.autoscale.signals import Signals
 from proa_operator.cluster.api import Api, Ref
@@ -16,6 +16,7 @@ from proa_operator.cluster.autoscale_view import PoolView
 from proa_operator.cluster.cache import Cache, Stored
 from proa_operator.cluster.facts import ServiceFacts
 from proa_operator.cluster.kinds import POOL, SERVICE
+from proa_operator.names import Role
 
 Json = dict[str, Any]
 
@@ -77,6 +78,31 @@ def conditions_of(signals: Signals, decision: Decision) -> tuple[Said, ...]:
         text = text if binding != "placement" else "no nodes are free for what the load needs: add nodes"
         feasible = Said(type="RatioFeasible", is_true=False, reason="Bound", message=text)
     return fresh, feasible
+
+
+def owner_of(views: Mapping[Role, PoolView], now: float, config: Config) -> Said:
+    """PoolsOwned: whether the autoscaler sizes the pools, or who does."""
+    if config.policy.stance is Stance.ADVISORY:
+        why = "spec.autoscaling.mode is Advisory" if config.has_profile else "no PerformanceProfile fits the service"
+        return Said(type="PoolsOwned", is_true=False, reason="Advisory", message=f"{why}: no number is changed")
+    others = [text for role, view in views.items() if (text := _other(role, view, now, config.policy.pin_seconds))]
+    if not others:
+        return Said(type="PoolsOwned", is_true=True, reason="Autoscaler", message="the autoscaler sizes both pools")
+    is_scaled = any(view.facts.scaler for view in views.values())
+    reason = "OwnedByController" if is_scaled else "SetByHand"
+    return Said(type="PoolsOwned", is_true=False, reason=reason, message="; ".join(others))
+
+
+def _other(role: Role, view: PoolView, now: float, pin_seconds: float) -> str:
+    """Empty while the autoscaler owns the pool."""
+    facts, name = view.facts, view.stored.name
+    if facts.scaler:
+        fix = f"delete its HorizontalPodAutoscaler or ScaledObject, then kubectl scale wpool {name} to another number"
+        return f"{role.value} is sized by {facts.scaler}: to give it back, {fix}"
+    if facts.manual_at is not None and now - facts.manual_at < pin_seconds:
+        at = datetime.fromtimestamp(facts.manual_at, UTC).strftime("%H:%M:%SZ")
+        return f"{role.value} was set by hand at {at} and is left alone for {pin_seconds:g} s"
+    return ""
 
 
 def status_part(decision: Decision, config: Config) -> Json:

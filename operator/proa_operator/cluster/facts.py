@@ -95,6 +95,8 @@ class PoolFacts:
     """What the autoscaler wrote last, or found when it began."""
     manual_at: float | None = None
     """When the autoscaler found that somebody else had written; seconds since the epoch."""
+    scaler: str = ""
+    """Manager of the controller, a HorizontalPodAutoscaler's or KEDA's, that wrote the present number; else empty."""
     memory: str = ""
     """Its memory, on the decode pool."""
 

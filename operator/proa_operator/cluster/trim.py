@@ -22,6 +22,7 @@ from proa_operator.cluster.facts import (
     ServiceFacts,
 )
 from proa_operator.cluster.quantity import extended
+from proa_operator.cluster.touched import scaler_of
 from proa_operator.cluster.trim_pod import pod_facts
 from proa_operator.plan.state import Taint
 
@@ -98,6 +99,7 @@ def _pool(body: Json) -> PoolFacts:
         autoscaled=None if autoscaled is None else int(autoscaled),
         manual_at=None if manual_at is None else float(manual_at),
         memory=notes.get(names.MEMORY_ANNOTATION, ""),
+        scaler=scaler_of(body["metadata"]),
     )
 
 

@@ -16,7 +16,7 @@ from proa_operator.plan.standing import Standing
 from proa_operator.plan.state import JobState, PodState, ProbeResult
 from proa_operator.plan.verdict import is_on_trial
 
-_BY_AUTOSCALER = ("MetricsFresh", "RatioFeasible")
+_BY_AUTOSCALER = ("MetricsFresh", "RatioFeasible", "PoolsOwned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Condition:
 def conditions_of(situation: Situation) -> list[dict[str, Any]]:
     """All conditions for the status; a transition time stays while the status of the condition does.
 
-    MetricsFresh and RatioFeasible are the autoscaler's and pass through while it is on.
+    MetricsFresh, RatioFeasible and PoolsOwned are the autoscaler's and pass through while it is on.
     """
     before = {old["type"]: old for old in situation.observed.status.get("conditions", [])}
     found = [
