@@ -11,7 +11,7 @@ import torch
 from proa_workers.core.plan import SeqSlice, StepPlan
 from proa_workers.kv.layout import KvLayout
 from proa_workers.model.arms import REFERENCE, Arms
-from proa_workers.model.assemble import build_batch
+from proa_workers.model.assemble import build_batch, order_slices
 from proa_workers.model.attention import GqaAttention
 from proa_workers.model.config import MlaConfig, ModelConfig, MoeConfig, RopeConfig
 from proa_workers.model.experts import ExpertWeights, run_grouped, run_looped, run_reference
@@ -98,6 +98,13 @@ def plan_of(pieces: list[tuple[int, int]]) -> StepPlan:
         for i, (start, end) in enumerate(pieces)
     ]
     return StepPlan(step_id=0, slices=tuple(slices))
+
+
+def test_only_rows_that_read_padded_keys_are_grouped_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proa_workers.model.assemble.CHEAP_PADDED_ROWS", 8)
+    slices = plan_of([(2, 3), (0, 9), (59, 60), (4, 5), (6, 7)]).slices
+    assert order_slices(slices, BLOCK_TOKENS, pads_keys=True) == ([[0], [3, 4], [2]], [1])
+    assert order_slices(slices, BLOCK_TOKENS, pads_keys=False) == ([[0, 2, 3, 4]], [1])
 
 
 @pytest.mark.parametrize("run", [run_looped, run_grouped])

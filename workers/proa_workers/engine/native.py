@@ -154,7 +154,7 @@ class NativeEngine:
 
     def _eager_logits(self, plan: StepPlan, unread: UnreadTokens | None) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Logits of the wanted rows, and the slice of each."""
-        batch = build_batch(plan, self._paged)
+        batch = build_batch(plan, self._paged, self.arms.attention != "paged")
         batch = batch if unread is None else unread.of(batch)
         hidden_TM = self.decoder.forward(batch, self._paged, self.arms)
         return self.decoder.logits(hidden_TM.index_select(0, batch.logit_rows_R)), batch.logit_slices

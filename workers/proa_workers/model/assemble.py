@@ -51,9 +51,9 @@ class UnreadTokens:
         row_T.copy_(self.token_R1[:, 0].index_select(0, row_T))
 
 
-def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
-    """Index tensors of `plan` on the pool's device."""
-    groups, chunks = order_slices(plan.slices, kv.block_tokens)
+def build_batch(plan: StepPlan, kv: PagedKv, pads_keys: bool = True) -> Batch:
+    """Index tensors of `plan` on the pool's device; `pads_keys`: decode rows pay for the longest row beside them."""
+    groups, chunks = order_slices(plan.slices, kv.block_tokens, pads_keys)
     pieces = [_decode_piece(plan.slices, g, kv.block_tokens) for g in groups]
     pieces += [_chunk_piece(plan.slices[c], c, kv.block_tokens) for c in chunks]
     chunk_slices = [plan.slices[c] for c in chunks]
@@ -101,13 +101,13 @@ def build_batch(plan: StepPlan, kv: PagedKv) -> Batch:
     )
 
 
-def order_slices(slices: Sequence[SeqSlice], block_tokens: int) -> tuple[list[list[int]], list[int]]:
-    """Slice indices of the decode groups (rows of similar context length), and of the prefill chunks."""
+def order_slices(slices: Sequence[SeqSlice], block_tokens: int, pads_keys: bool) -> tuple[list[list[int]], list[int]]:
+    """Slice indices of the decode groups (one, or rows of similar context length), and of the prefill chunks."""
     decodes = [i for i, s in enumerate(slices) if len(s.token_ids) == 1]
     chunks = [i for i, s in enumerate(slices) if len(s.token_ids) > 1]
     lengths = [slices[i].end for i in decodes]
     padded = max(lengths, default=0) * len(decodes)
-    if padded <= max(CHEAP_PADDED_ROWS, 2 * sum(lengths)):
+    if not pads_keys or padded <= max(CHEAP_PADDED_ROWS, 2 * sum(lengths)):
         return ([decodes] if decodes else []), chunks
     buckets: dict[int, list[int]] = {}
     for i in decodes:
