@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from proa_kernels.arch import SCALE_GROUP, Arch, GemmBlocks, arch_of, ceil_div, gemm_blocks, next_power_of_2
+from proa_kernels.arch import SCALE_GROUP, Arch, GemmBlocks, arch_of, ceil_div, next_power_of_2
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
+from proa_kernels.tables import gemm_blocks, key_of
+from proa_kernels.tables_file import layer_on
 
 COMBINE_COLS, MIN_COMBINE_COLS = 2048, 256
 
@@ -21,8 +23,8 @@ def launch_gemm1(
 ) -> None:  # fmt: skip
     """Write `out` [R, I]; `blocks` and `tma` override the table. ValueError for blocks that cross blocks of scales."""
     arch = arch_of(x.device)
-    blocks = blocks or gemm_blocks(arch, block_rows, has_scale_blocks=_has_scale_blocks(w_scale))[0]
     width, depth = w13.shape[1] // 2, w13.shape[2]
+    blocks = blocks or _blocks(arch, x, w_scale, block_rows, (w13.shape[0], depth, width))[0]
     has_tma = _has_tma(arch, w13, tma)
     gemm1_kernel[(expert.numel() * ceil_div(width, blocks.cols),)](
         x, _weights(w13, blocks, has_tma), x if x_scale is None else x_scale, x if w_scale is None else w_scale,
@@ -38,8 +40,8 @@ def launch_gemm2(
 ) -> None:  # fmt: skip
     """Write `out` [R, H]; else as `launch_gemm1`."""
     arch = arch_of(h.device)
-    blocks = blocks or gemm_blocks(arch, block_rows, has_scale_blocks=_has_scale_blocks(w_scale))[1]
     width, depth = w2.shape[1:]
+    blocks = blocks or _blocks(arch, h, w_scale, block_rows, (w2.shape[0], width, depth))[1]
     has_tma = _has_tma(arch, w2, tma)
     activations = TensorDescriptor.from_tensor(h, [blocks.rows, blocks.depth]) if has_tma else h
     gemm2_kernel[(expert.numel() * ceil_div(width, blocks.cols),)](
@@ -66,6 +68,14 @@ def combine_cols(num_tokens: int, hidden: int, arch: Arch) -> int:
     while cols > MIN_COMBINE_COLS and num_tokens * ceil_div(hidden, cols) < 2 * arch.num_cus:
         cols //= 2
     return cols
+
+
+def _blocks(
+    arch: Arch, x: torch.Tensor, w_scale: torch.Tensor | None, rows: int, sizes: tuple[int, int, int]
+) -> tuple[GemmBlocks, GemmBlocks]:
+    """As measured on this GPU for `sizes` (experts, hidden, width), else the table of arch.py."""
+    layer = layer_on(x.device, key_of(x.dtype, w_scale, *sizes))
+    return gemm_blocks(layer, arch, rows, has_scale_blocks=_has_scale_blocks(w_scale))
 
 
 def _has_scale_blocks(w_scale: torch.Tensor | None) -> bool:
