@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from proa_operator.api.service import Topology
 from proa_operator.names import Role
-from proa_operator.plan import health
+from proa_operator.plan import halves, health
 from proa_operator.plan.actions import Remember, Ungate
 from proa_operator.plan.memo import Why
 from proa_operator.plan.nodes import Rooms
@@ -24,8 +24,11 @@ def gates(situation: Situation, *, going: Collection[str] = ()) -> Steps:
     """
     fresh: list[Standing] = []
     begun: list[Standing] = []
+    returned = list(halves.give_back(situation, short_of_room))
+    yield from returned
+    again = {step.group for step in returned if isinstance(step, Remember)}
     for standing in situation.standings:
-        if standing.is_leaving or standing.group.name in going:
+        if standing.is_leaving or standing.group.name in going or standing.group.name in again:
             continue
         if is_waiting(standing):
             fresh.append(standing)
@@ -84,7 +87,7 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms])
     starts = {role: situation.budget(role) - _num_started(situation, role) for role in Role}
     for standing in fresh:
         group = standing.group
-        start_at = health.pause_until(group.memo, situation.settings)
+        start_at = _start_at(situation, standing, fresh)
         if start_at > situation.now:
             yield Wake(at=start_at)
             continue
@@ -100,6 +103,12 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms])
         yield _ungate(standing, rooms)
 
 
+def _start_at(situation: Situation, standing: Standing, fresh: list[Standing]) -> float:
+    """After its pause, and that of its partner where it cannot start without one."""
+    pauses = [health.pause_until(one.group.memo, situation.settings) for one in _partners(situation, standing, fresh)]
+    return max(health.pause_until(standing.group.memo, situation.settings), min(pauses, default=0.0))
+
+
 def _num_started(situation: Situation, role: Role) -> int:
     """Groups of a role with a pod that may hold devices; what is left over from before a scale-in counts too."""
     return sum(standing.group.role is role and standing.has_started for standing in situation.standings)
@@ -107,14 +116,19 @@ def _num_started(situation: Situation, role: Role) -> int:
 
 def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:
     """The first group of a role waits until one of the other role fits beside it: half a pair serves nobody."""
+    partners = _partners(situation, standing, fresh)
+    return [one.group.num_pods for one in (standing, *partners)][:2]
+
+
+def _partners(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[Standing]:
+    """Groups of the other role of which one has to start with it; none where one has started already."""
     group = standing.group
     if situation.specs[group.revision].topology is Topology.AGGREGATED:
-        return [group.num_pods]
-    other = Role.DECODE if group.role is Role.PREFILL else Role.PREFILL
-    partners = situation.of(group.revision, other)
-    if any(partner.group.memo.members for partner in partners):
-        return [group.num_pods]
-    return [group.num_pods, *(partner.group.num_pods for partner in partners if partner in fresh)][:2]
+        return []
+    found = situation.of(group.revision, halves.OTHER[group.role])
+    if any(partner.group.memo.members for partner in found):
+        return []
+    return [partner for partner in found if partner in fresh]
 
 
 def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:

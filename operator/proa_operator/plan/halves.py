@@ -1,0 +1,67 @@
+"""Half a pair serves nobody: groups whose partners find no nodes give theirs back, for others or for a later try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proa_operator.api.service import Topology
+from proa_operator.names import Role
+from proa_operator.plan import health
+from proa_operator.plan.memo import Why
+from proa_operator.plan.situation import Situation
+from proa_operator.plan.standing import Standing
+from proa_operator.plan.step import Steps, Wake
+
+OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
+
+
+def give_back(situation: Situation, find_short: Callable[[Situation], list[Standing]]) -> Steps:
+    """Restart what of a revision has started while all groups of its other role wait for nodes.
+
+    `find_short` finds the gated groups that wait for nodes. A group that has served keeps its nodes: it holds loaded
+    weights, and its partner's nodes may be back any moment.
+    """
+    for revision in situation.revisions_with_groups():
+        if situation.specs[revision].topology is Topology.DISAGGREGATED:
+            yield from _give_back(situation, revision, find_short)
+
+
+def _give_back(situation: Situation, revision: str, find_short: Callable[[Situation], list[Standing]]) -> Steps:
+    for role in Role:
+        halves = [standing for standing in situation.of(revision, role) if _is_held_for_nothing(standing)]
+        partners = situation.of(revision, OTHER[role])
+        if not halves or not partners:
+            continue
+        short = {standing.group.name for standing in find_short(situation)}
+        if all(_waits(situation, partner, short) for partner in partners):
+            yield from _return(situation, halves, partners)
+            return
+
+
+def _is_held_for_nothing(standing: Standing) -> bool:
+    memo = standing.group.memo
+    has_nodes = any(pod.node for pod in standing.live)
+    return has_nodes and not standing.is_leaving and memo.admitted_at is not None and memo.served_at is None
+
+
+def _waits(situation: Situation, partner: Standing, short: set[str]) -> bool:
+    """It is short of room, may not start yet, or was let through and found too few nodes."""
+    if partner.is_leaving or partner.group.name in short:
+        return True
+    is_gated = bool(partner.live) and all(pod.is_gated for pod in partner.live)
+    if is_gated:
+        return health.pause_until(partner.group.memo, situation.settings) > situation.now
+    return any(pod.unschedulable_since is not None and not pod.node for pod in partner.live)
+
+
+def _return(situation: Situation, halves: list[Standing], partners: list[Standing]) -> Steps:
+    """Those of the partners that are through their gate wait in the scheduler: they are gated again as well."""
+    held_since = max(standing.group.memo.admitted_at or 0.0 for standing in halves)
+    until = held_since + situation.settings.regate_seconds
+    if until > situation.now:
+        yield Wake(at=until)
+        return
+    through = [partner for partner in partners if partner.group.memo.members and not partner.is_leaving]
+    for standing in halves + through:
+        message = "no group of the other role finds nodes, and half a pair serves nobody; its pods are gated again"
+        yield from health.restart(situation, standing, Why.UNSCHEDULABLE, message)
