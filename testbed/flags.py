@@ -74,6 +74,12 @@ def api_server(bed: Bed, etcd_port: int) -> Argv:
     ]
 
 
+def _left_out(bed: Bed) -> Sequence[str]:
+    """An EndpointSlice refuses loopback addresses, which played pods have: its controller would only fail and try again."""
+    of_endpoints = ("-endpointslice-controller", "-endpoints-controller") if bed.address.startswith("127.") else ()
+    return ("-node-ipam-controller", *of_endpoints)
+
+
 def controller_manager(bed: Bed, port: int) -> Argv:
     """There is no cloud and no routing, so pod ranges per node are not handed out."""
     pki = bed.run / "pki"
@@ -85,7 +91,7 @@ def controller_manager(bed: Bed, port: int) -> Argv:
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
-        "--controllers=*,-node-ipam-controller",
+        f"--controllers={','.join(('*', *_left_out(bed)))}",
         "--node-monitor-period=2s",
         f"--node-monitor-grace-period={bed.settings.node_grace_seconds}s",
         "--horizontal-pod-autoscaler-sync-period=2s",
