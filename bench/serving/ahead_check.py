@@ -57,6 +57,7 @@ def requests(vocab_size: int) -> tuple[list[list[int]], list[SamplingParams]]:
             temperature=(0.0, 0.8)[i % 2],
             top_p=(1.0, 0.9)[i % 4 // 2],
             logprobs=(None, 2)[i % 3 == 0],
+            frequency_penalty=(0.0, 0.4)[i % 6 == 0],
             stop_token_ids=stops if i % 5 else (),
         )
         for i in range(NUM_REQUESTS)

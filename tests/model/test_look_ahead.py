@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from proa_workers.core import look_ahead
 from proa_workers.core.block_pool import BlockPool
 from proa_workers.core.outcome import Outcome
@@ -25,6 +26,7 @@ from proa_workers.engine.loop import EngineLoop, Report
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.sampling import sampler
+from proa_workers.sampling.history import TokenHistory
 
 Checkpoint = Callable[[str], Path]
 VOCAB, BLOCK, LONGEST = 160, 4, 48
@@ -85,7 +87,7 @@ class Run:
         return [s.token_id for s in self.sampled.get(key, [])]
 
 
-def settings_of(chance: random.Random, *, has_history: bool) -> SamplingParams:
+def settings_of(chance: random.Random) -> SamplingParams:
     seeded = {"temperature": chance.choice([0.5, 1.0, 2.0]), "top_p": chance.choice([1.0, 0.9])}
     history = chance.choice([{"repetition_penalty": 1.3}, {"frequency_penalty": 0.5, "presence_penalty": 0.2}])
     most = chance.randint(1, 24)
@@ -97,18 +99,18 @@ def settings_of(chance: random.Random, *, has_history: bool) -> SamplingParams:
         logit_bias=chance.choice([(), ((3, 2.0),)]),
         stop_token_ids=chance.choice([(), tuple(range(0, VOCAB, 9))]),
         **(chance.choice([{"temperature": 0.0}, seeded])),
-        **(history if has_history and chance.random() < 0.2 else {}),
+        **(history if chance.random() < 0.2 else {}),
     )
 
 
-def make_requests(seed: int, count: int, *, has_history: bool) -> list[list[Sequence]]:
+def make_requests(seed: int, count: int, *, has_grammar: bool) -> list[list[Sequence]]:
     chance = random.Random(seed)
     requests: list[list[Sequence]] = []
     for i in range(count):
         prompt = [chance.randrange(VOCAB) for _ in range(chance.randint(1, 20))]
-        params = settings_of(chance, has_history=has_history)
+        params = settings_of(chance)
         is_pair, has_stop = chance.random() < 0.2, chance.random() < 0.3
-        grammar = has_history and chance.random() < 0.1
+        grammar = has_grammar and chance.random() < 0.1
         siblings: list[Sequence] = []
         for index in range(2 if is_pair else 1):
             row = SampleRow(
@@ -160,14 +162,14 @@ def drive(engine: NativeEngine, requests: list[list[Sequence]], seed: int, *, nu
 
 
 def both(
-    folder: Path, seed: int, *, num_blocks: int = 64, abort_every: int = 0, has_history: bool = True, count: int = 14
+    folder: Path, seed: int, *, num_blocks: int = 64, abort_every: int = 0, has_grammar: bool = True, count: int = 14
 ) -> tuple[Run, Run]:
     """The same requests with look-ahead and without."""
     runs = []
     for mode in ("on", "off"):
         settings = NativeSettings(device="cpu", block_tokens=BLOCK, num_blocks=64, max_model_len=64, look_ahead=mode)
         engine = NativeEngine.from_checkpoint(folder, settings)
-        requests = make_requests(seed, count, has_history=has_history)
+        requests = make_requests(seed, count, has_grammar=has_grammar)
         runs.append(drive(engine, requests, seed, num_blocks=num_blocks, abort_every=abort_every))
         engine.close()
     return runs[0], runs[1]
@@ -184,14 +186,14 @@ def assert_equal(ahead: Run, twin: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "has_history"), [("qwen3_moe", 0, True), ("qwen3_moe", 1, False), ("deepseek_v3", 2, False)]
+    ("name", "seed", "has_grammar"), [("qwen3_moe", 0, True), ("qwen3_moe", 1, False), ("deepseek_v3", 2, False)]
 )
-def test_random_traffic_is_equal(name: str, seed: int, has_history: bool, checkpoint: Checkpoint) -> None:
-    ahead, twin = both(checkpoint(name), seed, has_history=has_history)
+def test_random_traffic_is_equal(name: str, seed: int, has_grammar: bool, checkpoint: Checkpoint) -> None:
+    ahead, twin = both(checkpoint(name), seed, has_grammar=has_grammar)
     assert_equal(ahead, twin)
     assert {"stop", "length"} <= {f.reason for f in twin.finishes.values()}
     assert (twin.ahead, ahead.ahead > 10) == (0, True)
-    assert ahead.ahead < ahead.steps, "arrivals, prefills and history make some steps synchronous"
+    assert ahead.ahead < ahead.steps, "arrivals, prefills and grammars make some steps synchronous"
 
 
 def test_short_memory_is_equal(checkpoint: Checkpoint) -> None:
@@ -215,7 +217,9 @@ def test_aborted_outputs_are_prefixes(checkpoint: Checkpoint) -> None:
             assert ahead.finishes[key] == undisturbed.finishes[key]
 
 
-def test_history_makes_every_step_synchronous(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(("has_grammar", "num_ahead"), [(True, 0), (False, 7)], ids=["grammar", "penalty"])
+def test_only_a_grammar_makes_every_step_synchronous(has_grammar: bool, num_ahead: int, checkpoint: Checkpoint) -> None:
+    """The output's length is known beforehand, so that no step runs for nothing."""
     settings = NativeSettings(device="cpu", block_tokens=BLOCK, num_blocks=64, max_model_len=64, look_ahead="on")
     engine = NativeEngine.from_checkpoint(checkpoint("qwen3_moe"), settings)
     row = SampleRow(
@@ -224,21 +228,11 @@ def test_history_makes_every_step_synchronous(checkpoint: Checkpoint) -> None:
         prompt_ids=[1, 2],
         output_ids=[],
         eos_token_ids=(),
+        grammar=Alternating() if has_grammar else None,
     )
     run = drive(engine, [[Sequence(seq_id=0, request_id="r0", row=row)]], 0, num_blocks=64, abort_every=0)
     engine.close()
-    assert (run.ahead, run.steps, len(run.tokens(0))) == (0, 8, 8)
-
-
-def test_only_the_first_step_of_one_request_is_synchronous(checkpoint: Checkpoint) -> None:
-    """The output's length is known beforehand, so that no step runs for nothing."""
-    settings = NativeSettings(device="cpu", block_tokens=BLOCK, num_blocks=64, max_model_len=64, look_ahead="on")
-    engine = NativeEngine.from_checkpoint(checkpoint("qwen3_moe"), settings)
-    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-    row = SampleRow(params=params, seed=0, prompt_ids=[1, 2], output_ids=[], eos_token_ids=())
-    run = drive(engine, [[Sequence(seq_id=0, request_id="r0", row=row)]], 0, num_blocks=64, abort_every=0)
-    engine.close()
-    assert (run.ahead, run.steps) == (7, 8)
+    assert (run.ahead, run.steps, len(run.tokens(0))) == (num_ahead, 8, 8)
 
 
 def _same_draw_again(draw: Callable[..., object]) -> Callable[..., object]:
@@ -249,15 +243,26 @@ def _one_too_early(plan: Callable[[Sequence], SeqSlice]) -> Callable[[Sequence],
     return lambda seq: replace(plan(seq), start=seq.num_tokens - 1)
 
 
+def _uncounted(count: Callable[..., None]) -> Callable[..., None]:
+    def note(history: TokenHistory, rows: list[SampleRow], token_R1: torch.Tensor) -> None:
+        count(history, rows, torch.zeros_like(token_R1))
+
+    return note
+
+
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
-    [(sampler, "_draw_rows", _same_draw_again), (look_ahead, "_next_slice", _one_too_early)],
-    ids=["counter of the draw", "position"],
+    [
+        (sampler, "_draw_rows", _same_draw_again),
+        (look_ahead, "_next_slice", _one_too_early),
+        (TokenHistory, "count", _uncounted),
+    ],
+    ids=["counter of the draw", "position", "history"],
 )
 def test_planted_faults_are_seen(
     module: object, name: str, fault: Callable[..., object], checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, name, fault(getattr(module, name)))
-    ahead, twin = both(checkpoint("qwen3_moe"), 0, has_history=False)
+    ahead, twin = both(checkpoint("qwen3_moe"), 0, has_grammar=False)
     with pytest.raises(AssertionError):
         assert_equal(ahead, twin)

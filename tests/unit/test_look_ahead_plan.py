@@ -38,9 +38,9 @@ def test_outputs_whose_last_token_is_unread_are_left_out() -> None:
     assert (shape(ahead), ahead.follows) == ([(2, 2, 1), (3, 3, 1)], (1, 2))
 
 
-def with_penalty(seq_id: int) -> Sequence:
+def with_grammar(seq_id: int) -> Sequence:
     seq = make(seq_id, [1, 2])
-    seq.row.params = SamplingParams(max_tokens=9, frequency_penalty=0.1)
+    seq.row.grammar = object()  # type: ignore[assignment]
     return seq
 
 
@@ -49,7 +49,7 @@ def with_penalty(seq_id: int) -> Sequence:
     [
         ([make(1, list(range(1, 12)))], {}),
         ([make(2, [1, 2]), make(3, list(range(1, 12)))], {}),
-        ([make(4, [1, 2]), with_penalty(5)], {}),
+        ([make(4, [1, 2]), with_grammar(5)], {}),
         ([make(6, [1, 2], max_tokens=1)], {}),
         ([make(7, [1] * 7)], {"max_model_len": 8}),
         ([make(8, [1] * 4), make(9, [2] * 4)], {"num_blocks": 3}),
@@ -59,7 +59,7 @@ def with_penalty(seq_id: int) -> Sequence:
     ids=[
         "prefill goes on",
         "one of two prefills goes on",
-        "penalty",
+        "grammar",
         "all outputs end",
         "longest sequence",
         "one block for two",

@@ -18,9 +18,9 @@ from proa_workers.core.plan import Sampled, SampleRow
 from proa_workers.errors import InvalidRequest
 from proa_workers.sampling import reference, select
 from proa_workers.sampling import sampler as sampler_module
-from proa_workers.sampling.adjust import PromptArrays
 from proa_workers.sampling.admission import check_admissible
 from proa_workers.sampling.draw import uniforms
+from proa_workers.sampling.penalties import PromptArrays
 from proa_workers.sampling.reference import sample_reference
 from proa_workers.sampling.sampler import Sampler
 from proa_workers.sampling.select import cutoff_by_counting, cutoff_by_sorting, invert_by_chunks, invert_by_scan

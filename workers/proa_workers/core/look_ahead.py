@@ -18,10 +18,10 @@ def plan_ahead(scheduler: Scheduler, plan: StepPlan) -> StepPlan | None:
     """The plan that follows `plan`, which was launched and not committed; its blocks are allocated.
 
     None where `Scheduler.schedule` must decide after the commit: a sequence could join or still prefills, blocks are
-    short, a sampler needs the tokens themselves (`SampleRow.needs_history`), or all outputs end.
+    short, a sampler needs the tokens themselves (`SampleRow.needs_tokens`), or all outputs end.
     """
     sampling = {piece.seq_id: i for i, piece in enumerate(plan.slices) if piece.row is not None}
-    if any(seq.seq_id not in sampling or seq.row.needs_history for seq in scheduler.running):
+    if any(seq.seq_id not in sampling or seq.row.needs_tokens for seq in scheduler.running):
         return None
     longest = scheduler.limits.max_model_len
     going = [seq for seq in scheduler.running if not is_full(seq, longest, num_unread=1)]

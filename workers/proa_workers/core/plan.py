@@ -49,9 +49,9 @@ class SampleRow:
     grammar: GrammarState | None = None
 
     @property
-    def needs_history(self) -> bool:
-        """Whether its next token depends on what the tokens before it are, not only on how many there are."""
-        return self.grammar is not None or self.params.has_penalty
+    def needs_tokens(self) -> bool:
+        """Whether the host must know all tokens before the next one can be drawn."""
+        return self.grammar is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

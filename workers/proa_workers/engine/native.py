@@ -80,13 +80,15 @@ class NativeEngine:
         self.arms = choose_arms(settings, placement)
         self.decoder = decoder
         self.mtp = mtp
-        self._sampler = sampler or Sampler(vocab_size=config.vocab_size, device=str(device))
+        self.looks_ahead = settings.look_ahead == "on" or (settings.look_ahead == "auto" and device.type != "cpu")
+        self._sampler = sampler or Sampler(
+            vocab_size=config.vocab_size, device=str(device), keeps_history=self.looks_ahead or device.type != "cpu"
+        )
         self._paged = PagedKv(pool, layout)
         # NOTE: torch's grouped product of float32 reads group sizes on the host, which no graph can hold.
         can_capture = placement.dtype == "bfloat16" and self.arms.experts in ("grouped", "fused")
         has_graphs = device.type == "cuda" and can_capture and settings.graphs == "auto"
         self.graphs = DecodeGraphs(decoder, self._paged, self.arms) if has_graphs else None
-        self.looks_ahead = settings.look_ahead == "on" or (settings.look_ahead == "auto" and device.type != "cpu")
 
     @classmethod
     def from_checkpoint(

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from proa_workers.core.plan import Sampled, SampleRow
-from proa_workers.sampling.adjust import PromptArrays, adjust_logits, upload
+from proa_workers.sampling.adjust import Penalties, adjust_logits
 from proa_workers.sampling.draw import uniforms
+from proa_workers.sampling.history import TokenHistory
+from proa_workers.sampling.penalties import HostPenalties
 from proa_workers.sampling.select import cutoff_key, invert_cdf
+from proa_workers.sampling.upload import upload
 
 MIN_TEMPERATURE = 1e-5  # below it a request is greedy, as in vLLM: distances would overflow float32
 HOST_BLOCK_LOGITS, DEVICE_BLOCK_LOGITS = 2**19, 2**24  # drawn at once
@@ -48,10 +51,12 @@ class Drawn:
 class Sampler:
     """Chooses tokens for the rows of one step; keeps nothing between steps that could change a token."""
 
-    def __init__(self, *, vocab_size: int, device: str) -> None:
+    def __init__(self, *, vocab_size: int, device: str, keeps_history: bool | None = None) -> None:
+        """`keeps_history`: tokens of rows with penalties stay on the device; None = where that is not the host."""
         self._vocab_size = vocab_size
         self._device = torch.device(device)
-        self._prompts = PromptArrays()
+        keeps = self._device.type != "cpu" if keeps_history is None else keeps_history
+        self._penalties: Penalties = TokenHistory(vocab_size, self._device) if keeps else HostPenalties()
 
     def sample(self, logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """`launch` and `read` in one."""
@@ -65,8 +70,9 @@ class Sampler:
         drawn and not yet appended to its `output_ids`.
         """
         assert logits_RV.shape == (len(rows), self._vocab_size), f"{tuple(logits_RV.shape)} logits, {len(rows)} rows"
-        edited_RV = adjust_logits(logits_RV, rows, self._prompts, num_unread)
+        edited_RV = adjust_logits(logits_RV, rows, self._penalties, num_unread)
         peak_R1, token_R1 = self._choose(edited_RV, rows, num_unread)
+        self._penalties.count(rows, token_R1)
         columns = [token_R1, logits_RV.amax(1, keepdim=True) if edited_RV is not logits_RV else peak_R1, peak_R1]
         num_top = max((-1 if row.params.logprobs is None else row.params.logprobs) for row in rows)
         if num_top >= 0:
