@@ -82,7 +82,7 @@ class Election:
         try:
             while True:
                 await self.step()
-                await asyncio.sleep(self._terms.retry)
+                await asyncio.sleep(self._terms.retry if self._lease is not None else self._terms.look)
         finally:
             await asyncio.shield(self._give_back())
 
@@ -105,7 +105,7 @@ class Election:
             await self._hold(wanted, asked_at)
             return
         found = await self._found()
-        self._sighting = rules.seen(found, self._sighting, self._clock())
+        self._sighting = rules.seen(found, self._sighting, self._terms, self._clock())
         if rules.may_take(found, self._me, self._sighting, self._terms, self._clock()):
             await self._hold(rules.taken(found, self._me, self._terms, datetime.now(UTC), is_renewal=False), asked_at)
 

@@ -14,28 +14,37 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Seconds. A dead leader is replaced after at most lease + two retries: 12 s."""
+    """Seconds. A dead leader is replaced after at most lease + two looks: 8 s."""
 
-    lease: float = 9.0
+    lease: float = 7.0
     """Others may take a lease that they saw unchanged for so long."""
-    renew_deadline: float = 6.0
+    renew_deadline: float = 5.0
     """A leader that could not renew for so long stops to write; shorter than the lease."""
-    retry: float = 1.5
-    """Between two attempts."""
+    retry: float = 1.0
+    """Between two renewals of the leader."""
+    look: float = 0.5
+    """Between two looks of the others."""
+    grace: float = 3.5
+    """Who could not read the Lease for longer leaves its holder so long to renew it: a hanging attempt and another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """A version of the Lease, and when this replica first saw it on its own clock."""
+    """A version of the Lease, and when this replica first and last saw it on its own clock."""
 
     version: str = ""
     at: float = 0.0
+    last_at: float = 0.0
 
 
-def seen(lease: Mapping[str, Any], last: Sighting, now: float) -> Sighting:
-    """`last`, or a new one when the Lease has changed."""
+def seen(lease: Mapping[str, Any], last: Sighting, terms: Terms, now: float) -> Sighting:
+    """A new one when the Lease has changed, else `last` seen again; an outage of the API server is not its holder's."""
     version = lease["metadata"]["resourceVersion"]
-    return last if version == last.version else Sighting(version=version, at=now)
+    if version != last.version:
+        return Sighting(version=version, at=now, last_at=now)
+    was_blind = now - last.last_at > terms.grace
+    at = max(last.at, now + terms.grace - terms.lease) if was_blind else last.at
+    return Sighting(version=version, at=at, last_at=now)
 
 
 def may_take(lease: Mapping[str, Any], me: str, sighting: Sighting, terms: Terms, now: float) -> bool:
