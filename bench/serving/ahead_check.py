@@ -7,6 +7,8 @@ fall the other way. In float32 no token may differ, in bfloat16 few outputs may.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -68,8 +70,15 @@ def requests(vocab_size: int) -> tuple[list[list[int]], list[SamplingParams]]:
 def run_both(engine: NativeEngine, prompts: list[list[int]], params: list[SamplingParams]) -> tuple[LoopRun, LoopRun]:
     """The loop as the engine is set, and with every step waiting for the host."""
     run = run_loop(engine, prompts, params)
+    with synchronous(engine):
+        return run, run_loop(engine, prompts, params)
+
+
+@contextmanager
+def synchronous(engine: NativeEngine) -> Iterator[None]:
+    """Every step waits for the host."""
     was, engine.looks_ahead = engine.looks_ahead, False
     try:
-        return run, run_loop(engine, prompts, params)
+        yield
     finally:
         engine.looks_ahead = was

@@ -26,7 +26,7 @@ from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.profile.drive import Sequences
 
-from bench.serving.ahead_check import check_ahead, run_both
+from bench.serving.ahead_check import check_ahead, run_both, synchronous
 from bench.serving.device_check import check_device
 from bench.serving.loop_steps import EXTRA_TOKENS, greedy, run_loop
 from bench.serving.provenance import ROOT, provenance
@@ -128,7 +128,8 @@ def measure_prefill(engine: NativeEngine, shape: str) -> dict[str, Any]:
 
 def profile(engine: NativeEngine, shape: str, batch: int) -> dict[str, Any]:
     """Microseconds and launches per decode step of the kernels that take most."""
-    sequences = Sequences(engine, random_prompts(shape, batch, PROMPT), STEPS + 2)
+    with synchronous(engine):
+        sequences = Sequences(engine, random_prompts(shape, batch, PROMPT), STEPS + 2)
     sequences.prefill(chunk_tokens=4096)
     sequences.decode()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:

@@ -25,6 +25,7 @@ from proa_workers.core.sequence import Sequence
 from proa_workers.engine.loop import EngineLoop, Report
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
+from proa_workers.profile.drive import Sequences
 from proa_workers.sampling import sampler
 from proa_workers.sampling.history import TokenHistory
 
@@ -233,6 +234,22 @@ def test_only_a_grammar_makes_every_step_synchronous(has_grammar: bool, num_ahea
     run = drive(engine, [[Sequence(seq_id=0, request_id="r0", row=row)]], 0, num_blocks=64, abort_every=0)
     engine.close()
     assert (run.ahead, run.steps, len(run.tokens(0))) == (num_ahead, 8, 8)
+
+
+def test_profiled_sequences_are_equal(checkpoint: Checkpoint) -> None:
+    """What `proa profile` times: steps of equal sequences without a scheduler."""
+    outputs = []
+    for mode in ("on", "off"):
+        settings = NativeSettings(device="cpu", block_tokens=BLOCK, num_blocks=64, max_model_len=64, look_ahead=mode)
+        engine = NativeEngine.from_checkpoint(checkpoint("qwen3_moe"), settings)
+        sequences = Sequences(engine, [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], 7)
+        sequences.prefill(chunk_tokens=8)
+        steps = [sequences.decode() for _ in range(6)]
+        engine.close()
+        outputs.append(sequences.outputs)
+        assert [step.decode_context for step in steps] == [2 * (6 + i) for i in range(6)]
+    assert outputs[0] == outputs[1]
+    assert [len(o) for o in outputs[0]] == [7, 7]
 
 
 def _same_draw_again(draw: Callable[..., object]) -> Callable[..., object]:

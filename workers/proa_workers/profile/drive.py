@@ -1,4 +1,8 @@
-"""Drives an engine without a scheduler: equal sequences, prefilled in chunks, then decoded together."""
+"""Drives an engine without a scheduler: equal sequences, prefilled in chunks, then decoded together.
+
+Where the engine looks ahead, so does this, as the engine loop would: a decode step is timed from one step's tokens to
+the next one's.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import SampleRow, SeqSlice, StepPlan
-from proa_workers.engine.base import Engine
+from proa_workers.core.plan import UNREAD, SampleRow, SeqSlice, StepPlan
+from proa_workers.engine.base import Engine, Flight, LookAheadEngine
+from proa_workers.engine.flight import Landed
 from proa_workers.sim.cost import attended_pairs
 
 
@@ -32,6 +37,9 @@ class Sequences:
         self.engine = engine
         self.prompts = prompts
         self.outputs: list[list[int]] = [[] for _ in prompts]
+        self._max_tokens = max_tokens
+        self._looking = engine if isinstance(engine, LookAheadEngine) and engine.looks_ahead else None
+        self._next: Flight | None = None  # a decode step that was launched and not read
         num_blocks = -(-(len(prompts[0]) + max_tokens) // engine.kv.layout.block_tokens)
         shuffled = np.random.default_rng(0).permutation(len(prompts) * num_blocks).astype(np.int32)
         self._tables = np.split(shuffled, len(prompts))
@@ -46,11 +54,15 @@ class Sequences:
         return [self._timed_prefill(pieces) for pieces in self._chunks(chunk_tokens)]
 
     def decode(self) -> TimedStep:
-        """One token for every sequence."""
-        position = len(self.prompts[0]) + len(self.outputs[0]) - 1
-        slices = [self._slice(i, output[-1:], position) for i, output in enumerate(self.outputs)]
-        seconds = self._step(slices)
-        return TimedStep(decode_seqs=len(slices), decode_context=len(slices) * (position + 1), seconds=seconds)
+        """One token for every sequence; the median of several calls is a step's time, the first and last are not."""
+        start = time.perf_counter()
+        num_seqs, length = len(self.prompts), len(self.prompts[0]) + len(self.outputs[0])
+        flight = self._next or self._launch([output[-1:] for output in self.outputs], length - 1, None)
+        has_more = self._looking is not None and len(self.outputs[0]) + 2 <= self._max_tokens
+        self._next = self._launch([[UNREAD]] * num_seqs, length, flight) if has_more else None
+        self._take(flight)
+        seconds = time.perf_counter() - start
+        return TimedStep(decode_seqs=num_seqs, decode_context=num_seqs * length, seconds=seconds)
 
     def _chunks(self, chunk_tokens: int) -> Iterator[list[tuple[int, int, int]]]:
         """Lists of (sequence, start, end)."""
@@ -74,12 +86,24 @@ class Sequences:
         row = self._rows[i] if start + len(token_ids) >= len(self.prompts[i]) else None
         return SeqSlice(seq_id=i, token_ids=token_ids, start=start, block_table=self._tables[i], row=row)
 
+    def _launch(self, tokens: list[list[int]], position: int, before: Flight | None) -> Flight:
+        """A decode step of every sequence; with `before`, from tokens that are still on the device."""
+        slices = tuple(self._slice(i, token_ids, position) for i, token_ids in enumerate(tokens))
+        follows = None if before is None else tuple(range(len(slices)))
+        plan = StepPlan(step_id=0, slices=slices, follows=follows)
+        if self._looking is None:
+            return Landed(plan=plan, output=self.engine.step(plan))
+        return self._looking.launch(plan, before)
+
     def _step(self, slices: list[SeqSlice]) -> float:
         start = time.perf_counter()
-        sampled = self.engine.step(StepPlan(step_id=0, slices=tuple(slices))).sampled
-        seconds = time.perf_counter() - start
-        for piece, token in zip(slices, sampled, strict=True):
+        plan = StepPlan(step_id=0, slices=tuple(slices))
+        self._take(Landed(plan=plan, output=self.engine.step(plan)))
+        return time.perf_counter() - start
+
+    def _take(self, flight: Flight) -> None:
+        """Wait for a step's tokens and append them."""
+        for piece, token in zip(flight.plan.slices, flight.read().sampled, strict=True):
             if piece.row is not None:
                 assert token is not None, "every slice with a row asks for a token"
                 self.outputs[piece.seq_id].append(token.token_id)
-        return seconds
