@@ -83,7 +83,7 @@ def run_native(engine: NativeEngine, prompts_BT: torch.Tensor, tokens: int) -> t
     """Seconds of the tokens after the first, and all output ids."""
     sequences = Sequences(engine, prompts_BT.tolist(), tokens)
     sequences.prefill(chunk_tokens=prompts_BT.numel())
-    return sum(sequences.decode() for _ in range(tokens - 1)), sequences.outputs
+    return sum(sequences.decode().seconds for _ in range(tokens - 1)), sequences.outputs
 
 
 def run_transformers(oracle: torch.nn.Module, prompts_BT: torch.Tensor, tokens: int) -> tuple[float, list[list[int]]]:
