@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from tests.unit.plan_world import Pod, Set, World
 
 KINDS = ("Pod", "StatefulSet", "ControllerRevision", "WorkerPool", "DisaggregatedService", "Node")
 PROTOCOL = "SMG_PAIRING_PROTOCOL"
-LAG_SECONDS = 1.0
+LAG_SECONDS = 3.0
 Work = Mapping[str, tuple[int, int]]
 
 
@@ -130,28 +131,64 @@ class Judged:
     """Actions that were right a moment before, when something had happened that the operator cannot have seen."""
 
 
+class Judges:
+    """The invariants by each generation of the spec that the operator may still go by.
+
+    It tells in its status which one it has followed, and never goes back behind that.
+    """
+
+    def __init__(self, first: DisaggregatedService) -> None:
+        self._by_generation = {0: (first, Invariants())}
+
+    def see_service(self, service: DisaggregatedService, body: Document) -> None:
+        """A new generation is judged from its event on; those that the status has passed are dropped."""
+        generation, newest = body["metadata"]["generation"], max(self._by_generation)
+        if generation > newest:
+            self._by_generation[generation] = (service, copy.copy(self._by_generation[newest][1]))
+        followed = min(body.get("status", {}).get("observedGeneration", 0), max(self._by_generation))
+        self._by_generation = {known: one for known, one in self._by_generation.items() if known >= followed}
+
+    def __call__(self, mirror: Mirror, action: Action | None) -> bool:
+        """Whether the action is right by the newest spec; Broken unless it is by one of them."""
+        broken: list[Broken] = []
+        for service, invariants in self._by_generation.values():
+            mirror.service = service
+            try:
+                invariants(mirror, action)
+            except Broken as error:
+                broken.append(error)
+                is_right = False
+            else:
+                is_right = True
+        if len(broken) == len(self._by_generation):
+            raise broken[-1]
+        return is_right
+
+
 def judge(frames: Iterable[Frame], first: DisaggregatedService, *, has_nodes: bool) -> Judged:
     """All invariants at every event, in the order of the API server's store. Broken for the first that fails.
 
-    The operator decides by what it has seen, and its writes take their time: what it decided before a crash or a change
-    of the spec or of a node, or less than LAG_SECONDS after it, is not held against it.
+    The operator decides by what it has seen, and its writes take their time: what it decided by a spec that it had not
+    yet left, or before a crash or a change of a node or less than LAG_SECONDS after it, is not held against it.
     """
-    invariants, num_actions, num_late = Invariants(), 0, 0
+    judges, num_checks, num_actions, num_late = Judges(first), 0, 0, 0
     mirror, disturbed_at = Mirror(first, nodes={} if has_nodes else None), 0.0
     for frame in sorted(frames, key=lambda frame: frame.seen.version):
         before = {pod.uid for pod in mirror.pods.values() if pod.is_loaded and not pod.is_terminating}
         action = mirror.see(frame)
-        num_actions += action is not None
+        num_checks, num_actions = num_checks + 1, num_actions + (action is not None)
         after = {pod.uid for pod in mirror.pods.values() if pod.is_loaded and not pod.is_terminating}
-        if before - after or frame.seen.kind in ("DisaggregatedService", "Node"):
+        if before - after or frame.seen.kind == "Node":
             disturbed_at = frame.seen.at
+        if frame.seen.kind == "DisaggregatedService" and frame.seen.type != "DELETED":
+            judges.see_service(mirror.service, frame.seen.body)
         try:
-            invariants(mirror, action)
+            num_late += not judges(mirror, action)
         except Broken:
             if _decided_at(action, frame.seen.at) - disturbed_at > LAG_SECONDS:
                 raise
             num_late += 1
-    return Judged(num_checks=invariants.num_checks, num_actions=num_actions, num_late=num_late)
+    return Judged(num_checks=num_checks, num_actions=num_actions, num_late=num_late)
 
 
 def _decided_at(action: Action | None, at: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.unit.plan_fakes import service
 from tests.unit.plan_invariants import Invariants
@@ -13,6 +13,7 @@ from tests.unit.plan_world import Behaviour, World, gpu_nodes, is_settled
 
 MODELS = ("bundled://one", "bundled://two", "bundled://three")
 AT_MOST_SECONDS = 20_000.0
+W = TypeVar("W", bound=World)
 
 
 @dataclass
@@ -40,18 +41,23 @@ def rollout(seed: int) -> Outcome:
     """One on the simulated cluster. Broken or AssertionError when it goes wrong."""
     random = Random(seed)
     drawn, invariants = draw(random, seed), Invariants()
-    world = World(
-        drawn.first,
-        seed=seed,
-        behaviours={model: Behaviour(start_seconds=seconds) for model, seconds in drawn.start_seconds.items()},
-        watchers=[invariants],
-        period=120.0,
-        load_steps=3,
-        nodes=gpu_nodes(drawn.num_nodes) if drawn.num_nodes else None,
-    )
+    world = world_of(drawn, seed, World, watchers=[invariants])
     seconds = play(world, random, seed)
     assert not world.plan().actions, f"seed {seed}: still busy with {world.plan().actions}"
     return Outcome(seconds=seconds, num_checks=invariants.num_checks, num_actions=len(world.log))
+
+
+def world_of(drawn: Drawn, seed: int, kind: type[W], **fields: Any) -> W:
+    """Before the first install."""
+    return kind(
+        drawn.first,
+        seed=seed,
+        behaviours={model: Behaviour(start_seconds=seconds) for model, seconds in drawn.start_seconds.items()},
+        period=120.0,
+        load_steps=3,
+        nodes=gpu_nodes(drawn.num_nodes) if drawn.num_nodes else None,
+        **fields,
+    )
 
 
 def play(world: World, random: Random, seed: int) -> float:

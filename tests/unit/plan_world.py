@@ -372,7 +372,11 @@ class World:
         if not how.is_broken:
             self.after(seconds, lambda: self._loaded(pod, life))
         if how.crash_after is not None:
-            self.after(how.crash_after, lambda: self._is_alive(pod, life) and self.crash(pod))
+            self.after(how.crash_after, lambda: self._crash_in(pod, life))
+
+    def _crash_in(self, pod: Pod, life: tuple[str, int]) -> None:
+        if self._is_alive(pod, life):
+            self.crash(pod)
 
     def _is_alive(self, pod: Pod, life: tuple[str, int]) -> bool:
         return self.pods.get(pod.name) is pod and (pod.uid, pod.num_restarts) == life and not pod.is_terminating
