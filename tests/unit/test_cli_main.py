@@ -44,7 +44,14 @@ def test_commands_start_without_the_slow_imports(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "exit_code"),
-    [(["version"], 0), (["--help"], 0), (["no-such"], 2), (["render", "--no-such", TINY], 2), (["render"], 2)],
+    [
+        (["version"], 0),
+        (["--version"], 0),
+        (["--help"], 0),
+        (["no-such"], 2),
+        (["render", "--no-such", TINY], 2),
+        (["render"], 2),
+    ],
 )
 def test_exit_codes(words: list[str], exit_code: int) -> None:
     assert CliRunner().invoke(app, words).exit_code == exit_code

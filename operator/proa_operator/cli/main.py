@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -59,8 +60,17 @@ app = typer.Typer(
 )
 
 
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"proa {version('proa')}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_say_version, is_eager=True, help="Print proa's version and end.")
+
+
 @app.callback()
-def proa() -> None:
+def proa(is_version: Annotated[bool, _VERSION] = False) -> None:
     """Serve mixture-of-experts models with prefill and decode in separate pools."""
 
 

@@ -116,8 +116,22 @@ def _last_words(own: Iterable[Stored]) -> str:
 
 
 def _gateways(own: Iterable[Stored]) -> list[GatewayState]:
+    """With the first of its pods that waits, by name."""
+    pods = {
+        child.name: child.facts
+        for child in own
+        if isinstance(child.facts, PodFacts) and child.facts.component == names.Component.GATEWAY
+    }
+    name, waiting = min(((name, pod) for name, pod in pods.items() if pod.waiting_reason), default=("", PodFacts()))
     return [
-        GatewayState(topology=facts.topology, num_ready=facts.num_ready, is_rolled=facts.is_rolled)
+        GatewayState(
+            topology=facts.topology,
+            num_ready=facts.num_ready,
+            is_rolled=facts.is_rolled,
+            waiting_pod=name,
+            waiting_reason=waiting.waiting_reason,
+            waiting_message=waiting.waiting_message,
+        )
         for child in own
         if isinstance(facts := child.facts, GatewayFacts)
     ]

@@ -52,18 +52,21 @@ def pod_facts(body: Json, membership: Membership | None) -> PodFacts:
 
 
 def _other(body: Json, phase: str, requests: tuple[tuple[str, int], ...]) -> PodFacts:
-    """A pod of no group. One that downloads a model can be asked how far it is."""
+    """A pod of no group. One that downloads a model can be asked how far it is, one of a gateway why it waits."""
     spec, status = body["spec"], body.get("status") or {}
     component = (body["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL, "")
-    is_download = component == names.Component.DOWNLOAD
+    is_download, is_gateway = component == names.Component.DOWNLOAD, component == names.Component.GATEWAY
     containers = status.get("containerStatuses") or ()
+    reason, message = _waiting(containers) if is_gateway and "deletionTimestamp" not in body["metadata"] else ("", "")
     return PodFacts(
-        component=component if is_download else "",
+        component=component if is_download or is_gateway else "",
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", "") if is_download else "",
         phase=phase,
         is_started=is_download and phase == "Running" and any("running" in found["state"] for found in containers),
         last_words=_last_words(containers) if is_download and phase == "Failed" else "",
+        waiting_reason=reason,
+        waiting_message=message,
         requests=requests,
         gates=_gates(spec),
     )

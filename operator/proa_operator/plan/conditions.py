@@ -17,6 +17,7 @@ from proa_operator.plan.state import JobState, PodState, ProbeResult
 from proa_operator.plan.verdict import is_on_trial
 
 _BY_AUTOSCALER = ("MetricsFresh", "RatioFeasible", "PoolsOwned")
+_NO_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,8 @@ def _available(situation: Situation) -> Condition:
     if share <= 0:
         return _condition("Available", False, "NoPairs", f"no group serves yet: {_first_obstacle(situation)}")
     if gateway is None or (situation.spec.gateway.replicas and not gateway.num_ready):
-        return _condition("Available", False, "NoGateway", "no pod of the gateway is ready; see its events and logs")
+        waits = next((message for _, message in _gateway_troubles(situation)), "see its events and logs")
+        return _condition("Available", False, "NoGateway", f"no pod of the gateway is ready: {waits}")
     if share < floor:
         text = f"{float(share):.0%} of the wanted capacity serves: {_first_obstacle(situation)}"
         return _condition("Available", True, "BelowDesired", text)
@@ -144,11 +146,8 @@ def _troubles(situation: Situation) -> Iterator[tuple[str, str]]:
     for standing in situation.standings:
         group = standing.group
         for pod in standing.live:
-            if pod.waiting_reason in ("ImagePullBackOff", "ErrImagePull", "InvalidImageName"):
-                text = f"pod {pod.name} cannot pull its image: check spec.engine.image and pull secrets"
-                yield "ImagePullError", f"{text} ({pod.waiting_message or pod.waiting_reason})"
-            elif pod.waiting_reason:
-                yield pod.waiting_reason, f"pod {pod.name}: {pod.waiting_message or 'see its logs'}"
+            if pod.waiting_reason:
+                yield _waits(pod.name, pod.waiting_reason, pod.waiting_message, "spec.engine.image and pull secrets")
             elif pod.probe is ProbeResult.FAILED:
                 yield "ProbeFailed", f"pod {pod.name} fails its probe transfer: check kvTransfer and the pod network"
         if standing.is_lost:
@@ -157,6 +156,21 @@ def _troubles(situation: Situation) -> Iterator[tuple[str, str]]:
             yield "NodeUnhealthy", f"group {group.name} moves: {standing.ailment}"
         elif group.memo.served_at is not None and not standing.is_leaving and not standing.is_ready:
             yield "GroupDown", f"group {group.name} has served and does not now; it starts again by itself"
+    yield from _gateway_troubles(situation)
+
+
+def _gateway_troubles(situation: Situation) -> Iterator[tuple[str, str]]:
+    gateway = situation.observed.gateway
+    if gateway is not None and gateway.waiting_reason:
+        fix = "the chart's values image and image.pullSecrets"
+        yield _waits(gateway.waiting_pod, gateway.waiting_reason, gateway.waiting_message, fix)
+
+
+def _waits(pod: str, reason: str, message: str, image_fix: str) -> tuple[str, str]:
+    """Reason and message for a pod whose container waits."""
+    if reason in _NO_IMAGE:
+        return "ImagePullError", f"pod {pod} cannot pull its image: check {image_fix} ({message or reason})"
+    return reason, f"pod {pod}: {message or 'see its logs'}"
 
 
 def _rolled_back(situation: Situation) -> Condition:

@@ -209,6 +209,11 @@ class GatewayState:
     num_ready: int = 0
     is_rolled: bool = False
     """Its newest generation is observed, and all of its pods are updated and available."""
+    waiting_pod: str = ""
+    """Name of a pod of it whose container waits; empty when none does."""
+    waiting_reason: str = ""
+    """Why it waits, such as ImagePullBackOff."""
+    waiting_message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
