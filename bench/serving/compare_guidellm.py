@@ -112,6 +112,7 @@ COUNTS = ("num_ok", "num_failed", "num_cut", "duration_seconds", *RATES)
 
 
 def run_proa(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The one run of `proa bench`; raises CalledProcessError or TimeoutExpired when it does not end well."""
     out, records = folder / "proa.json", folder / "proa.jsonl"
     load = ("--workload", args.workload, "--scale", args.scale, "--requests", args.requests)
     limits = ("--slo-ttft-ms", args.slo_ttft_ms, "--slo-tpot-ms", args.slo_tpot_ms)
@@ -141,6 +142,7 @@ def even_itl_ms(records: Iterable[RequestRecord]) -> dict[str, Any]:
 
 
 def run_guidellm(args: argparse.Namespace, folder: Path, density: TokenDensity) -> GuidellmReport:
+    """The same load by guidellm, with prompts that no cache holds; raises CalledProcessError when it fails."""
     prompts, out = folder / "prompts.jsonl", folder / "guidellm.json"
     write_prompts(args, prompts, density, text_seed=time.time_ns() % (1 << 31))
     slo = {"ttft_ms": args.slo_ttft_ms, "tpot_ms": args.slo_tpot_ms}

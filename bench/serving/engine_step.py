@@ -86,6 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def build(shape: str, device: str, largest_batch: int) -> NativeEngine:
+    """An engine of random weights whose KV pool holds the largest batch to its end."""
     start = time.perf_counter()
     is_gpu = device == "cuda"
     length = PROMPT + STEPS + EXTRA_TOKENS + 2
@@ -151,6 +152,7 @@ def profile(engine: NativeEngine, shape: str, batch: int) -> dict[str, Any]:
 
 
 def measure_batch(engine: NativeEngine, shape: str, batch: int, bandwidth: float) -> dict[str, Any]:
+    """One row: milliseconds a step, beside the time to read the weights and KV at `bandwidth` bytes/s."""
     prompts = random_prompts(shape, batch, PROMPT)
     params = [greedy(STEPS)] * batch
     run_loop(engine, prompts, params)  # compiles and captures

@@ -60,6 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def compare(engine: NativeEngine, oracle: torch.nn.Module, batch: int, tokens: int, rounds: int) -> dict[str, float]:
+    """Medians over `rounds`, in turns and after one that warms up; decode tokens/s, prefill left out."""
     generator = torch.Generator().manual_seed(batch)
     prompts_BT = torch.randint(0, engine.info.vocab_size, (batch, PROMPT_TOKENS), generator=generator)
     native, hugging, num_equal = [], [], 0
@@ -93,6 +94,7 @@ def run_transformers(oracle: torch.nn.Module, prompts_BT: torch.Tensor, tokens: 
 
 
 def generate(oracle: torch.nn.Module, prompts_BT: torch.Tensor, tokens: int) -> tuple[float, list[list[int]]]:
+    """Seconds, and the new ids of each prompt, greedily."""
     start = time.perf_counter()
     ids_BT = oracle.generate(  # type: ignore[operator]
         prompts_BT,

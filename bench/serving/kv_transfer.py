@@ -47,6 +47,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
 
     def result(self) -> dict[str, object]:
+        """GB/s are 1e9 bytes of the median run."""
         median = statistics.median(self.seconds)
         shape = {} if self.is_fragmented is None else {"fragmented": self.is_fragmented}
         return {
@@ -86,6 +87,7 @@ def peer(*args: str) -> Iterator[Callable[[str], str]]:
 
 
 def host_rows(pool: HostKvMemory) -> list[Row]:
+    """What this host could do at best: a copy within the pool, and the checksum of its blocks."""
     array = np.frombuffer(pool.buffer, np.uint8)
     half = len(array) // 2
     view = memoryview(pool.buffer)[: 64 << 20]
@@ -100,6 +102,7 @@ def host_rows(pool: HostKvMemory) -> list[Row]:
 
 @contextmanager
 def loopback_row() -> Iterator[Row]:
+    """Bytes over a bare TCP connection from another process: the bound of transport tcp."""
     target = memoryview(bytearray(LARGEST_BYTES))
     with socket.create_server(("127.0.0.1", 0)) as listener, peer("send", str(listener.getsockname()[1])):
         listener.settimeout(WAIT_SECONDS)
@@ -117,6 +120,8 @@ def loopback_row() -> Iterator[Row]:
 
 
 def fetch_rows(runner: asyncio.Runner, reader: KvReader, transport: str, ask: Callable[[str], str]) -> list[Row]:
+    """Whole hand-offs of each size, with blocks in one piece and scattered; `ask` has the peer offer them."""
+
     def fetching(megabytes: int, is_fragmented: bool) -> Callable[[], float]:
         targets = blocks_of(megabytes, is_fragmented, seed=2)
 

@@ -35,6 +35,7 @@ def blocks_of(megabytes: int, is_fragmented: bool, seed: int) -> list[int]:
 
 
 async def hold() -> None:
+    """Offer blocks of the size that each line of stdin asks for, until stdin ends."""
     pool = HostKvMemory(LAYOUT, NUM_BLOCKS)
     pool.buffer[: LAYOUT.block_bytes * NUM_BLOCKS] = random.randbytes(LAYOUT.block_bytes) * NUM_BLOCKS
     server = grpc.aio.server(interceptors=[ErrorInterceptor()])

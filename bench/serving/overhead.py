@@ -81,6 +81,7 @@ def token_ids(number: int) -> list[int]:
 
 
 def grpc_call(address: str) -> Call:
+    """A streamed request straight to one worker."""
     stub = vllm_engine_pb2_grpc.VllmEngineStub(grpc.aio.insecure_channel(address))
 
     async def call(number: int, max_tokens: int) -> None:
@@ -97,6 +98,8 @@ def grpc_call(address: str) -> Call:
 
 
 def http_call(url: str, client: httpx.AsyncClient) -> Call:
+    """A streamed completion through the gateway."""
+
     async def call(number: int, max_tokens: int) -> None:
         body = {
             "model": "tiny-moe",
@@ -125,6 +128,7 @@ def service(state: Path, port: int, *, is_aggregated: bool) -> LocalPlan:
 
 
 async def measure(num_requests: int, state: Path) -> dict[str, dict[str, float]]:
+    """Fitted milliseconds by way, the ways in turns; raises TimeoutError when a service does not start."""
     plans = {
         "gateway": service(state / "one", 18000, is_aggregated=True),
         "gateway, P/D": service(state / "pd", 18100, is_aggregated=False),

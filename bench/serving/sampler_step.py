@@ -49,6 +49,7 @@ def main() -> None:
 
 
 def best_ms(logits_RV: torch.Tensor, params: dict[str, Any], device: str) -> float:
+    """Fastest of some runs: time of the process on a CPU, wall time on a GPU."""
     rows = [
         SampleRow(
             params=SamplingParams(max_tokens=2000, **params),

@@ -71,6 +71,7 @@ def definition(document: Document) -> str:
 
 
 def build(documents: list[Document]) -> Corpus:
+    """What may be trained on and what is held out, without documents that have unwanted words."""
     documents = [d for d in documents if not UNWANTED.search(d.text)]
     train = [d for d in documents if not is_held_out(d)]
     counts = collections.Counter(re.findall(r"\b[a-z]{3,8}\b", " ".join(d.text for d in train)))
@@ -107,6 +108,7 @@ def fetch(source: Source, data: Path) -> tuple[Path, dict[str, str]]:
 
 
 def write_corpus(data: Path) -> None:
+    """Fetch every source into `data`, write the corpus there, and the record of its sources."""
     documents: list[Document] = []
     records: list[dict[str, object]] = []
     for source in SOURCES:

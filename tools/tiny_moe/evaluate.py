@@ -93,6 +93,7 @@ def measure_task(writer: Writer, examples: list[Example]) -> dict[str, object]:
 
 
 def measure_tasks(writer: Writer, corpus: Corpus, settings: EvaluateSettings) -> dict[str, dict[str, object]]:
+    """Share of exact answers for each task, on inputs that training never drew."""
     results = {}
     for task in TASKS:
         rng = random.Random(f"{settings.seed}/{task}")

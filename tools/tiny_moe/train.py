@@ -121,6 +121,7 @@ class Trainer:
         return max((step + 1) / self.settings.steps, (time.monotonic() - self.started) / self.settings.max_seconds)
 
     def step(self, batch: Ids, step: int, progress: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Losses in nats per token of the main head and the draft head, and tokens per expert of each layer."""
         marked = torch.from_numpy(batch.astype("int64")).to(self.device, non_blocking=True)
         share = rate(step, progress)
         for group in self.optimizer.param_groups:
@@ -146,6 +147,7 @@ class Trainer:
         return {task: round(sum(hits) / len(hits), 3) for task, hits in found.items() if hits}
 
     def report(self, step: int, main: Tensor, draft: Tensor, loads: list[Tensor]) -> None:
+        """Log and print a line; raises TinyMoeError when the loss is not finite."""
         seconds = time.monotonic() - self.started
         entry = {
             "step": step,
@@ -162,6 +164,7 @@ class Trainer:
         print(json.dumps(entry), flush=True)
 
     def run(self, source: Iterator[Ids]) -> None:
+        """Until `progress` is 1, saved now and then and at the end."""
         for step, batch in enumerate(source):
             progress = self.progress(step)
             main, draft, loads = self.step(batch, step, progress)

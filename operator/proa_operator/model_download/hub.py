@@ -38,6 +38,7 @@ class HubAuthority:
         return False
 
     def refusal(self, status: int, code: str) -> Refused:
+        """For an answer of the hub (HTTP status, X-Error-Code) that no retry would change, with the fix."""
         if code == "RevisionNotFound":
             return Refused(f"{self._uri.repository} has no revision {self._uri.revision}: name a branch, tag or commit")
         if status == 401 and not self._token:

@@ -56,6 +56,7 @@ class Experiment:
 
 
 def prepared(scenario: Scenario) -> Experiment:
+    """The scenario with what it needs over time, and the groups that every policy starts with."""
     need = need_of(scenario)
     num_bins = round(WARM_SECONDS / BIN_SECONDS)
     start = scenario.limits.clip(

@@ -76,6 +76,7 @@ class Pipeline:
         self.clock.at(now + seconds, Kind.STEP, group)
 
     def step_ends(self, now: float, group: PrefillGroup) -> None:
+        """The prompts of the group's step are computed: their blocks go on the wire."""
         if group.is_lost:
             return
         batch, group.batch = group.batch, []
@@ -93,6 +94,7 @@ class Pipeline:
         self.prefill.sweep(now)
 
     def transfer_ends(self, now: float, generation: int) -> None:
+        """The next transfer is through, unless the fabric was retimed since; its request decodes or is held."""
         fabric = self.fabric
         if generation != fabric.generation:
             return
@@ -139,6 +141,7 @@ class Pipeline:
             self.held.popleft()
 
     def decode_ends(self, now: float, group: DecodeGroup, generation: int) -> None:
+        """The group's next request has its last token, unless the group was retimed since."""
         if generation != group.generation:
             return
         group.move(now)

@@ -81,6 +81,7 @@ EXCLUDED_HEADS = ("scenario", "requests", "start-up", "over capacity", "prefill 
 
 
 def write_markdown(path: Path, trials: Sequence[Trial], command: str, failures: Sequence[str]) -> None:
+    """The whole report; `failures` are bounds that did not hold."""
     rows = rows_of(trials)
     verdict = "\n".join(f"- {line}" for line in failures) or "All bounds hold."
     parts = [

@@ -57,6 +57,7 @@ class _Run:
         self.outcome = self.pipeline.outcome
 
     def play(self) -> Outcome:
+        """Until `end_seconds` of the setting; arrivals and events in the order of their times."""
         self.outcome.targets.append((0.0, self.setting.start.prefill, self.setting.start.decode))
         self.clock.at(max(self.policy.period_seconds, self.policy.window_seconds), Kind.DECIDE)
         for fault in self.setting.faults:
