@@ -1,22 +1,35 @@
-"""The implementations that are measured beside each other."""
+"""The implementations that are measured beside each other; native code only where this machine can build it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 import torch
+from proa_kernels.align_native import launch_align_native
 from proa_kernels.arch import arch_of
+from proa_kernels.gate import GateSpec
+from proa_kernels.gate_native import launch_gate_native
+from proa_kernels.gate_triton import launch_gate
 from proa_kernels.moe_align_triton import launch_align
-from proa_kernels.native import NativeUnavailable, launch_align_native, library
+from proa_kernels.native import NativeUnavailable, Text, library
 
 AlignLaunch = Callable[[torch.Tensor, int, torch.Tensor | None, torch.Tensor | None, tuple[torch.Tensor, ...]], None]
+GateLaunch = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, GateSpec], None]
 
 
 def align_arms() -> Mapping[str, AlignLaunch]:
-    """Native code only where this machine can build it; says so otherwise."""
+    return {"triton": launch_align, "native": launch_align_native} if _is_built("align") else {"triton": launch_align}
+
+
+def gate_arms() -> Mapping[str, GateLaunch]:
+    return {"triton": launch_gate, "native": launch_gate_native} if _is_built("gate") else {"triton": launch_gate}
+
+
+def _is_built(text: Text) -> bool:
+    """Says why not."""
     try:
-        library(arch_of(torch.device("cuda")))
+        library(text, arch_of(torch.device("cuda")))
     except NativeUnavailable as error:
-        print(f"align native is left out: {error}")
-        return {"triton": launch_align}
-    return {"triton": launch_align, "native": launch_align_native}
+        print(f"{text} native is left out: {error}")
+        return False
+    return True

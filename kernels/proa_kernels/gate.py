@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from proa_kernels.arch import arm_for
+from proa_kernels.gate_native import launch_gate_native, serves_gate
 
 MAX_TOP_K = 16
 MAX_EXPERTS = 1024
@@ -124,11 +125,26 @@ def _gate_op(logits: torch.Tensor, bias: torch.Tensor | None, *values: Any) -> t
     spec = spec_of(values)
     if arm_for("gate", logits.device) == "reference":
         return gate_ref(logits, spec, bias)
+    weights, ids = empty_choice(logits, spec)
+    choose(logits, bias, weights, ids, spec)
+    return weights, ids
+
+
+def choose(
+    logits: torch.Tensor,
+    bias: torch.Tensor | None,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    spec: GateSpec,
+    is_rounded: bool = False,
+) -> None:
+    """Fill `weights` and `ids` by the native arm where it is the device's and takes this gate, else by Triton."""
+    if arm_for("gate", logits.device) == "native" and serves_gate(logits, bias, spec):
+        launch_gate_native(logits, bias, weights, ids, spec, is_rounded)
+        return
     from proa_kernels.gate_triton import launch_gate  # the reference needs no Triton
 
-    weights, ids = empty_choice(logits, spec)
-    launch_gate(logits, bias, weights, ids, spec)
-    return weights, ids
+    launch_gate(logits, bias, weights, ids, spec, is_rounded=is_rounded)
 
 
 @_gate_op.register_fake

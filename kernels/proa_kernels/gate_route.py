@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.gate import SPEC_SCHEMA, GateSpec, check_gate, empty_choice, gate, gate_ref, spec_of, spec_values
+from proa_kernels.gate import SPEC_SCHEMA, GateSpec, check_gate, choose, empty_choice, gate, gate_ref, spec_of, spec_values
 
 MAX_SPLIT_TOKENS = 512
 
@@ -44,10 +44,9 @@ def _route_op(
     if arm_for("route", x.device) == "reference":
         return gate_ref(torch.nn.functional.linear(x.to(w.dtype), w), spec, bias)
     from proa_kernels.gate_route_triton import launch_router  # the reference needs no Triton
-    from proa_kernels.gate_triton import launch_gate
 
     weights, ids = empty_choice(x, spec)
-    launch_gate(launch_router(x, w), bias, weights, ids, spec, is_rounded=w.dtype == torch.bfloat16)
+    choose(launch_router(x, w), bias, weights, ids, spec, is_rounded=w.dtype == torch.bfloat16)
     return weights, ids
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from proa_kernels.align_native import launch_align_native, serves_align
 from proa_kernels.arch import arm_for
-from proa_kernels.native import launch_align_native
 
 MAX_EXPERTS = 4096
 
@@ -152,7 +152,7 @@ def _moe_align_op(
     if arm == "reference":
         return align_ref(ids, num_experts, block_rows, expert_map, num_tokens)
     outputs = empty_alignment(ids.numel(), num_experts, block_rows, ids.device).tensors()
-    if arm == "native":
+    if arm == "native" and serves_align(ids, num_experts):
         launch_align_native(ids, block_rows, expert_map, num_tokens, outputs)
         return outputs
     from proa_kernels.moe_align_triton import launch_align  # the reference needs no Triton

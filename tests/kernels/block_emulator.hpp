@@ -1,8 +1,12 @@
 // Runs CUDA/HIP kernels on the CPU, one block at a time: each thread is a fiber, barriers and wave operations yield.
-// EMULATED_WAVE is 32 or 64. The order of the fibers is shuffled at every round, so that a missing barrier shows.
+// EMULATED_WAVE is 32 or 64. The order of the fibers is shuffled at every round, and
+// waves fall behind at random, so that a missing barrier shows.
 #pragma once
 #include <ucontext.h>
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <functional>
 #include <utility>
@@ -26,7 +30,12 @@ inline int shared[48 * 1024 / 4];
 template <class T> T min(T a, T b) { return b < a ? b : a; }
 template <class T> T max(T a, T b) { return a < b ? b : a; }
 inline int atomicAdd(int* where, int value) { return std::exchange(*where, *where + value); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __expf(float value) { return std::exp(value); }
+inline float __fdividef(float over, float under) { return over / under; }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 namespace emulator {
 
@@ -86,9 +95,11 @@ inline void run_block() {
       seed = seed * 6364136223846793005ull + 1442695040888963407ull;
       std::swap(order[t], order[(seed >> 33) % (t + 1)]);
     }
+    unsigned long long stalled = seed >> 24;  // half of the waves fall behind in each round
     for (unsigned t : order) {
       if (fibers[t].is_done) continue;
       is_running = true;
+      if (stalled >> (t / EMULATED_WAVE) & 1) continue;
       threadIdx.x = t;
       swapcontext(&scheduler, &fibers[t].context);
     }
@@ -113,6 +124,9 @@ void launch(int blocks, int threads, std::size_t bytes, Call call) {
 
 }  // namespace emulator
 
+#define __builtin_amdgcn_fence(order, scope)
+inline void __builtin_amdgcn_wave_barrier() { emulator::wait_for_wave(); }
+inline void __syncwarp() { emulator::wait_for_wave(); }
 inline void __syncthreads() { emulator::wait_at(emulator::barriers[0], blockDim.x); }
 
 template <class T, class Choose>
@@ -133,14 +147,7 @@ inline unsigned long long __ballot(bool is_set) {
   });
 }
 
-inline unsigned long long __match_any_sync(unsigned, int value) {
-  return across_wave(value, [value](const long long* wave, unsigned) {
-    unsigned long long bits = 0;
-    for (int lane = 0; lane < EMULATED_WAVE; ++lane)
-      bits |= static_cast<unsigned long long>(wave[lane] == value) << lane;
-    return bits;
-  });
-}
+inline unsigned __ballot_sync(unsigned, bool is_set) { return static_cast<unsigned>(__ballot(is_set)); }
 
 inline int __shfl_up(int value, unsigned by) {
   return across_wave(value, [by](const long long* wave, unsigned lane) {
@@ -149,3 +156,33 @@ inline int __shfl_up(int value, unsigned by) {
 }
 
 inline int __shfl_up_sync(unsigned, int value, unsigned by) { return __shfl_up(value, by); }
+
+// Shuffles carry the bits of four-byte values.
+template <class T>
+T __shfl(T value, unsigned from) {
+  static_assert(sizeof(T) == 4);
+  return across_wave(std::bit_cast<int>(value), [from](const long long* wave, unsigned) {
+    return std::bit_cast<T>(static_cast<int>(wave[from]));
+  });
+}
+
+template <class T>
+T __shfl_xor(T value, unsigned by) {
+  return __shfl(value, threadIdx.x % EMULATED_WAVE ^ by);
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, unsigned from) {
+  return __shfl(value, from);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, unsigned by) {
+  return __shfl_xor(value, by);
+}
+
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  return across_wave(value, [](const long long* wave, unsigned) {
+    return static_cast<unsigned>(*std::max_element(wave, wave + EMULATED_WAVE));
+  });
+}
