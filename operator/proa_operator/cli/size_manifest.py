@@ -50,6 +50,7 @@ def _comment(sized: Sized) -> str:
         f"  TTFT {_ms(seen.ttft_seconds)} of {_ms(slo.ttft_seconds)}",
         f"  ITL {_ms(seen.itl_seconds)} of {_ms(slo.itl_seconds)}",
         f"  the load may grow by {sized.headroom:.0%} before another group is needed",
+        "Engine vllm is refused until proa-worker has it; engine sim tries groups and placement (proa validate).",
     ]
     return "".join(f"# {line}\n" for line in lines)
 
