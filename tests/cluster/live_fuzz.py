@@ -30,7 +30,7 @@ from tests.unit.plan_invariants import Broken
 from tests.unit.plan_world import Pod
 
 SPEED = 20.0
-LONGEST_SECONDS = 300.0
+LONGEST_SECONDS = 900.0
 RUNNING, RUN_SECONDS, LEASE_SECONDS = 2, 1.0, 1.0
 
 

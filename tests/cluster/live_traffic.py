@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from random import Random
 
+from proa_operator import names
 from proa_operator.names import Role
 
 from tests.cluster.live_api import Seen
@@ -75,7 +78,7 @@ class Traffic:
         if is_routable and not worker.is_routed:
             self._known[uid] = worker
         elif worker.is_routed and not is_routable:
-            self._fleet.after(NOTICE_SECONDS, lambda: self._leave_out(uid, worker))
+            self._fleet.after(_left_out_at(seen) - time.time(), lambda: self._leave_out(uid, worker))
         worker.is_routed = is_routable
 
     def _leave_out(self, uid: str, worker: PlayedWorker) -> None:
@@ -129,3 +132,10 @@ class Traffic:
     @staticmethod
     def _release(worker: PlayedWorker) -> None:
         worker.leases -= 1
+
+
+def _left_out_at(seen: Seen) -> float:
+    """From when the pod stopped to be ready, whenever this process hears of it; its times are whole seconds."""
+    conditions = seen.body["status"]["conditions"]
+    (since,) = (one["lastTransitionTime"] for one in conditions if one["type"] == names.ROUTABLE_CONDITION)
+    return datetime.fromisoformat(since).timestamp() + 1.0 + NOTICE_SECONDS

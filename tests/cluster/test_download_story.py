@@ -21,8 +21,9 @@ from tests.cluster.operator_checks import await_settled, service
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 from tests.unit.download_double import NEEDED_BYTES, WEIGHTS, Double, Fault, is_whole, served
 
-SECONDS = 60
+SECONDS = 300
 NODES = ("life-0", "life-1")
+pytestmark = pytest.mark.timeout(1200)
 MODEL = {"uri": "hf://org/model", "name": "tiny-moe", "cache": {"size": "1Gi"}}
 
 
@@ -56,13 +57,15 @@ class Story:
         return found
 
     def job(self) -> Document:
-        found: Document = self.api.until(lambda: next(iter(self.jobs()), None), what="the download's Job")
+        found: Document = self.api.until(
+            lambda: next(iter(self.jobs()), None), what="the download's Job", seconds=SECONDS
+        )
         return found
 
     def end(self, exit_code: int, message: str = "") -> None:
         """As the kubelet reports the end of the Job's pod. kwok would have ended it at once on a node."""
         selector = f"batch.kubernetes.io/job-name={self.job()['metadata']['name']}"
-        pod = self.api.until(lambda: next(iter(self.pods(selector)), None), what="the Job's pod")
+        pod = self.api.until(lambda: next(iter(self.pods(selector)), None), what="the Job's pod", seconds=SECONDS)
         how = {"exitCode": exit_code, "reason": "Error" if exit_code else "Completed", "message": message}
         state = {"name": "download", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
         status = {
@@ -104,8 +107,8 @@ def test_a_killed_download_goes_on_and_the_second_replica_downloads_nothing(stor
     hub.plan(WEIGHTS, Fault(hold_after=len(hub.files[WEIGHTS]) // 2))
     first = story.start("--parallel", "1", "--lock-stale-seconds", "1")
     assert hub.held.wait(SECONDS)
-    story.api.until(lambda: story.ready().get("status") == "False", what="a model that is not ready")
-    story.api.until(lambda: len(story.workers()) == 2, what="two workers")
+    story.api.until(lambda: story.ready().get("status") == "False", what="a model that is not ready", seconds=SECONDS)
+    story.api.until(lambda: len(story.workers()) == 2, what="two workers", seconds=SECONDS)
     assert all(pod["spec"]["schedulingGates"] for pod in story.workers())
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=SECONDS)
@@ -118,7 +121,7 @@ def test_a_killed_download_goes_on_and_the_second_replica_downloads_nothing(stor
     await_settled(story.api, story.namespace)
     asked = len(hub.seen)
     story.api.kubectl("scale", "workerpool", "tiny-decode", f"--namespace={story.namespace}", "--replicas=2")
-    story.api.until(lambda: sum(map(_is_ready, story.workers())) == 3, what="the second decode worker")
+    story.api.until(lambda: sum(map(_is_ready, story.workers())) == 3, what="the second decode worker", seconds=SECONDS)
     assert len(story.jobs()) == 1
     for pod in story.workers():
         assert not pod["spec"].get("initContainers")
@@ -138,7 +141,11 @@ def test_a_wrong_digest_is_refused_and_said_in_the_condition(story: Story, hub: 
     assert not story.target.exists()
     story.end(2, said.strip().splitlines()[-1])
     story.api.until(lambda: story.ready().get("reason") == "DownloadFailed", what="the condition", seconds=SECONDS)
-    story.api.until(lambda: story.ready()["message"] == said.strip().splitlines()[-1], what="the download's own words")
+    story.api.until(
+        lambda: story.ready()["message"] == said.strip().splitlines()[-1],
+        what="the download's own words",
+        seconds=SECONDS,
+    )
     assert "refused and removed" in story.ready()["message"]
     assert all(pod["spec"]["schedulingGates"] for pod in story.workers())
 

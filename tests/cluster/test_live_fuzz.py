@@ -33,7 +33,7 @@ FAULTS = {
     "none": "",
 }
 """Variants of live_operator.py, and what is said of them."""
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

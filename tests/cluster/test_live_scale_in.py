@@ -23,8 +23,8 @@ MANY, FEW = 60, 10
 NUM_NODES = 4
 TIMEOUT_SECONDS = 40
 NUM_STUCK = 3
-INSTALL_SECONDS, SCALE_SECONDS, NODE_SECONDS, WAIT_SECONDS = 400.0, 300.0, 200.0, 120.0
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+INSTALL_SECONDS, SCALE_SECONDS, NODE_SECONDS, WAIT_SECONDS = 900.0, 900.0, 600.0, 300.0
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")
