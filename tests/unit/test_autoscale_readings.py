@@ -158,7 +158,7 @@ def test_both_spellings_of_a_renamed_metric_are_asked_for() -> None:
 
 def test_a_gateway_is_known_before_its_first_request() -> None:
     assert "timestamp(smg_tokio_workers{" in promql(queries.GATEWAYS, Windows())
-    assert "(smg_tokio_workers offset 60s or" in promql(queries.FIRST_ARRIVALS, Windows())
+    assert "(smg_tokio_workers offset 45s or" in promql(queries.FIRST_ARRIVALS, Windows())
 
 
 def test_every_query_is_for_all_services() -> None:

@@ -58,7 +58,8 @@ class Windows:
     """Seconds."""
 
     quick: float = 3 * SCRAPE_SECONDS
-    slow: float = 4 * SCRAPE_SECONDS
+    slow: float = 3 * SCRAPE_SECONDS
+    """A series that ends is seen for so long: with a period of 15 s, it is missed within a minute."""
     stale: float = 3 * SCRAPE_SECONDS
     """A series whose last sample is older does not count."""
 
