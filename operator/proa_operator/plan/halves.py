@@ -29,7 +29,7 @@ def give_back(situation: Situation, find_short: Callable[[Situation], list[Stand
 def _give_back(situation: Situation, revision: str, find_short: Callable[[Situation], list[Standing]]) -> Steps:
     for role in Role:
         halves = [standing for standing in situation.of(revision, role) if _is_held_for_nothing(standing)]
-        partners = situation.of(revision, OTHER[role])
+        partners = [partner for partner in situation.of(revision, OTHER[role]) if not partner.is_leaving]
         if not halves or not partners:
             continue
         short = {standing.group.name for standing in find_short(situation)}
@@ -45,12 +45,11 @@ def _is_held_for_nothing(standing: Standing) -> bool:
 
 
 def _waits(situation: Situation, partner: Standing, short: set[str]) -> bool:
-    """It is short of room, may not start yet, or was let through and found too few nodes."""
-    if partner.is_leaving or partner.group.name in short:
+    """It is short of room, was let through and found too few nodes, or pauses because of that."""
+    again = partner.group.memo.restart
+    is_paused = health.pause_until(partner.group.memo, situation.settings) > situation.now
+    if partner.group.name in short or (again is not None and again.why is Why.UNSCHEDULABLE and is_paused):
         return True
-    is_gated = bool(partner.live) and all(pod.is_gated for pod in partner.live)
-    if is_gated:
-        return health.pause_until(partner.group.memo, situation.settings) > situation.now
     return any(pod.unschedulable_since is not None and not pod.node for pod in partner.live)
 
 
@@ -61,7 +60,7 @@ def _return(situation: Situation, halves: list[Standing], partners: list[Standin
     if until > situation.now:
         yield Wake(at=until)
         return
-    through = [partner for partner in partners if partner.group.memo.members and not partner.is_leaving]
+    through = [partner for partner in partners if partner.group.memo.members]
     for standing in halves + through:
         message = "no group of the other role finds nodes, and half a pair serves nobody; its pods are gated again"
         yield from health.restart(situation, standing, Why.UNSCHEDULABLE, message)
