@@ -198,10 +198,12 @@ def copy_bandwidth(device: torch.device) -> float:
 def print_table(record: dict[str, Any]) -> None:
     print(f"{record['device']}, copy {record['copy_bytes_per_second'] / 1e9:.0f} GB/s")
     print(
-        f"{'shape':<18} {'batch':>6} {'graphs':>7} {'ms/step':>9} {'floor ms':>9} {'fraction':>9} {'vLLM H200 ms':>13}"
+        f"{'shape':<18} {'batch':>6} {'graphs':>7} {'ms/step':>9} {'waiting':>9} {'floor ms':>9} {'fraction':>9}"
+        f" {'vLLM H200 ms':>13}"
     )
     for r in record["results"]:
-        ours = f"{r['ms_per_step']:>9} {r['floor_ms']:>9} {r['floor_ms'] / r['ms_per_step']:>9.2f}"
+        floor = f"{r['floor_ms']:>9} {r['floor_ms'] / r['ms_per_step']:>9.2f}"
+        ours = f"{r['ms_per_step']:>9} {r['synchronous_ms']:>9} {floor}"
         print(f"{r['shape']:<18} {r['batch']:>6} {r['graphs']!s:>7} {ours} {r['vllm_h200_ms'] or '-':>13}")
 
 
@@ -213,9 +215,14 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, len(shapes), figsize=(5 * len(shapes), 3.6), squeeze=False)
     for axis, shape in zip(axes[0], shapes, strict=True):
         rows = [r for r in record["results"] if r["shape"] == shape]
-        for has_graphs, label in ((True, "native engine"), (False, "native engine, no CUDA graphs")):
+        for has_graphs, name in ((True, "native engine"), (False, "native engine, no CUDA graphs")):
             line = [r for r in rows if r["graphs"] is has_graphs]
-            axis.plot([r["batch"] for r in line], [r["ms_per_step"] for r in line], "o-", label=label if line else None)
+            for key, style, waits in (
+                ("ms_per_step", "o-", ""),
+                ("synchronous_ms", ".--", ", every step waits for the host"),
+            ):
+                label = f"{name}{waits}" if line else None
+                axis.plot([r["batch"] for r in line], [r[key] for r in line], style, label=label)
         batches = sorted({r["batch"] for r in rows})
         by_batch = {r["batch"]: r for r in rows}
         axis.plot(batches, [by_batch[b]["floor_ms"] for b in batches], "k:", label="floor (bytes / copy bandwidth)")

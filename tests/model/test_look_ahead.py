@@ -148,9 +148,10 @@ def drive(engine: NativeEngine, requests: list[list[Sequence]], seed: int, *, nu
             loop.submit(waiting.pop(0))
         if abort_every and turn % abort_every == 0 and scheduler.running:
             loop.abort(chance.choice(scheduler.running).request_id)
-        if scheduler.is_idle and loop._next is None and not waiting and loop._commands.empty():
+        has_commands = loop._deferred is not None or not loop._commands.empty()
+        if scheduler.is_idle and loop._next is None and not waiting and not has_commands:
             break
-        if not loop._can_rest() or loop._next is not None or not loop._commands.empty():
+        if not loop._can_rest() or loop._next is not None or has_commands:
             loop._take_commands()
             loop._turn()
         scheduler.pool.check()
@@ -234,6 +235,43 @@ def test_only_a_grammar_makes_every_step_synchronous(has_grammar: bool, num_ahea
     run = drive(engine, [[Sequence(seq_id=0, request_id="r0", row=row)]], 0, num_blocks=64, abort_every=0)
     engine.close()
     assert (run.ahead, run.steps, len(run.tokens(0))) == (num_ahead, 8, 8)
+
+
+def test_a_request_that_must_wait_makes_no_step_synchronous(checkpoint: Checkpoint) -> None:
+    """It is queued while a step is on its way; an abort is not run before that step has ended."""
+    settings = NativeSettings(device="cpu", block_tokens=BLOCK, num_blocks=64, max_model_len=64, look_ahead="on")
+    engine = NativeEngine.from_checkpoint(checkpoint("qwen3_moe"), settings)
+    limits = Limits(max_num_seqs=1, max_num_batched_tokens=16, max_model_len=LONGEST, max_num_waiting=9)
+    scheduler, ends = Scheduler(BlockPool(64, BLOCK), limits), []
+    loop = EngineLoop(
+        engine, scheduler, lambda report: ends.extend(o.finish.reason for o in report.outcomes if o.finish)
+    )
+    (first,), (second,) = ([greedy(i, max_tokens=9)] for i in range(2))
+    loop.submit([first])
+    for _ in range(3):
+        loop._take_commands()
+        loop._turn()
+    loop.submit([second])
+    loop._take_commands()
+    loop._turn()
+    assert (len(scheduler.waiting), loop._next is not None) == (1, True)
+    loop.abort("r0")
+    loop._take_commands()
+    assert ends == []
+    loop._turn()
+    assert (len(first.row.output_ids), loop._next, ends) == (5, None, [])
+    loop._take_commands()
+    assert ends == ["abort"]
+    while not scheduler.is_idle:
+        loop._turn()
+    engine.close()
+    assert (ends, len(second.row.output_ids), loop.load.steps_ahead_total) == (["abort", "length"], 9, 4 + 8)
+
+
+def greedy(seq_id: int, max_tokens: int) -> Sequence:
+    params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    row = SampleRow(params=params, seed=0, prompt_ids=[1, 2], output_ids=[], eos_token_ids=())
+    return Sequence(seq_id=seq_id, request_id=f"r{seq_id}", row=row)
 
 
 def test_profiled_sequences_are_equal(checkpoint: Checkpoint) -> None:

@@ -42,7 +42,7 @@ def no_mscale(patch: pytest.MonkeyPatch) -> None:
 
 def no_bias(patch: pytest.MonkeyPatch) -> None:
     genuine = moe.Gate.route
-    patch.setattr(moe.Gate, "route", lambda self, x, arms: genuine(replace(self, bias_E=None), x, arms))
+    patch.setattr(moe.Gate, "route", lambda self, *rest: genuine(replace(self, bias_E=None), *rest))
 
 
 def biased_weights(patch: pytest.MonkeyPatch) -> None:

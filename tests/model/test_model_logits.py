@@ -52,6 +52,18 @@ def test_every_arm_equals_transformers(name: str, arms: Arms, checkpoint: Checkp
     assert largest_error(harness.logits_at_cuts(ids, CUTS, table), theirs) <= MAX_ERROR
 
 
+@pytest.mark.parametrize("name", ["deepseek_v2_grouped", "deepseek_v3"])
+@pytest.mark.parametrize("dense_shared", [1, 5])
+def test_dense_shared_experts_equal_transformers(
+    dense_shared: int, name: str, checkpoint: Checkpoint, open_engine: OpenEngine
+) -> None:
+    """With 5 the decodes among the pieces let them ride and the chunks do not."""
+    harness, ids, (table,) = open_engine(checkpoint(name)), random_ids(CUTS[-1]), shuffled_tables(1)
+    harness.engine.arms = Arms(dense_shared=dense_shared)
+    theirs = oracle_logits(checkpoint(name), ids)[[cut - 1 for cut in CUTS]]
+    assert largest_error(harness.logits_at_cuts(ids, CUTS, table), theirs) <= MAX_ERROR
+
+
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v2_grouped", "deepseek_v3"])
 def test_mixed_batch_equals_transformers(name: str, checkpoint: Checkpoint, open_engine: OpenEngine) -> None:
     """One step: two decodes of different length, a chunk with a prefix, a whole prompt, and a chunk without logits."""

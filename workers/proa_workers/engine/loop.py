@@ -4,8 +4,8 @@ Everything that touches blocks runs here, so none of it needs a lock. Other thre
 `fetched`, `unpin`, `flush`) and get one `Report` a turn.
 
 With an engine that looks ahead, the next decode step is launched before the tokens of the last one are read
-(core/look_ahead.py), so that all of this happens while the device computes. No command runs and nothing but that one
-step is planned meanwhile: whatever else there is to do waits until no step is on its way.
+(core/look_ahead.py), so that all of this happens while the device computes. Meanwhile nothing but that one step is
+planned, and of commands only those run that queue sequences: all else waits until no step is on its way.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from proa_workers.engine.flight import Landed, Step
 from proa_workers.errors import EngineFailed, WorkerError
 
 T = TypeVar("T")
+Command = Callable[[], None]
 logger = logging.getLogger(__name__)
 IDLE_TICK_SECONDS = 0.5
 
@@ -53,6 +54,16 @@ class Report:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A command that only queues sequences, whatever is on its way."""
+
+    command: Command
+
+    def __call__(self) -> None:
+        self.command()
+
+
 class EngineLoop:
     """Drives `engine` with `scheduler` in one thread; `on_report` is called there after each turn with news."""
 
@@ -69,7 +80,8 @@ class EngineLoop:
         self._looking = engine if isinstance(engine, LookAheadEngine) and engine.looks_ahead else None
         self._on_report = on_report
         self._clock = clock
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._deferred: Command | None = None  # taken from the queue, waits until no step is on its way
         self._is_stopping = False
         self._has_failed = False
         self._was_idle = True
@@ -89,7 +101,9 @@ class EngineLoop:
 
     def submit(self, seqs: Seq[Sequence]) -> Future[None]:
         """Queue the sequences of one request; the future raises what `Scheduler.add` raises."""
-        return self._ask(lambda: self.scheduler.add(seqs))
+        future, command = self._answered(lambda: self.scheduler.add(seqs))
+        self._commands.put(Joining(command))
+        return future
 
     def abort(self, request_id: str) -> Future[list[Sequence]]:
         """End a request (idempotent); its sequences get an `abort` outcome."""
@@ -112,6 +126,12 @@ class EngineLoop:
         self._commands.put(lambda: None if self._has_failed else action())
 
     def _ask(self, action: Callable[[], T]) -> Future[T]:
+        future, command = self._answered(action)
+        self._commands.put(command)
+        return future
+
+    def _answered(self, action: Callable[[], T]) -> tuple[Future[T], Command]:
+        """`action` as a command, and the future that has its result."""
         future: Future[T] = Future()
 
         def command() -> None:
@@ -128,8 +148,7 @@ class EngineLoop:
                 future.set_exception(EngineFailed())
                 raise
 
-        self._commands.put(command)
-        return future
+        return future, command
 
     def _set_stopping(self) -> None:
         self._is_stopping = True
@@ -167,12 +186,32 @@ class EngineLoop:
         if self._next is not None:
             return
         try:
-            if self._can_rest():
+            if self._deferred is not None:
+                self._run_deferred()
+            elif self._can_rest():
                 self._commands.get(timeout=IDLE_TICK_SECONDS)()
             while True:
                 self._commands.get_nowait()()
         except queue.Empty:
             self._check_idle()
+
+    def _run_deferred(self) -> None:
+        command, self._deferred = self._deferred, None
+        if command is not None:
+            command()
+
+    def _must_land(self) -> bool:
+        """Run the commands that only queue sequences; whether another one waits."""
+        try:
+            while self._deferred is None:
+                command = self._commands.get_nowait()
+                if isinstance(command, Joining):
+                    command()
+                else:
+                    self._deferred = command
+        except queue.Empty:
+            return False
+        return True
 
     def _can_rest(self) -> bool:
         return not self.scheduler.running and not self.scheduler.waiting
@@ -223,7 +262,7 @@ class EngineLoop:
 
     def _look_ahead(self, step: Step) -> Step | None:
         """The step after `step`, launched before the tokens of `step` are read; None if it must wait for them."""
-        if self._looking is None or not self._commands.empty():
+        if self._looking is None or self._must_land():
             return None
         plan = plan_ahead(self.scheduler, step.plan)
         if plan is None:
@@ -238,6 +277,7 @@ class EngineLoop:
 
     def _refuse(self) -> None:
         """Answer whoever still asks, until the process has seen the failure and stops."""
+        self._run_deferred()
         while not self._is_stopping:
             with suppress(queue.Empty):
                 self._commands.get(timeout=IDLE_TICK_SECONDS)()

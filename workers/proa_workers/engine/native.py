@@ -31,6 +31,9 @@ from proa_workers.model.source import RandomWeights
 from proa_workers.model.weights import Progress, weights_identity
 from proa_workers.sampling.sampler import Drawn, Sampler
 
+# Measured on an H200 for DeepSeek-V2-Lite (bench/kernels/NOTES.md): at 32 tokens shared experts cost less as riders.
+DENSE_SHARED_TOKENS = 96
+
 
 class TokenSampler(Protocol):
     def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn: ...
@@ -189,7 +192,8 @@ def choose_arms(settings: NativeSettings, placement: Placement) -> Arms:
     is_looped = placement.device.type == "cpu" and settings.experts == "auto"
     single: ExpertsArm = "looped" if is_looped else experts
     if has_kernels:
-        arms = Arms(attention="paged", norm="fused", gate="fused", experts=experts, single=single)
+        dense = DENSE_SHARED_TOKENS if experts == "fused" else None
+        arms = Arms(attention="paged", norm="fused", gate="fused", experts=experts, single=single, dense_shared=dense)
     else:
         arms = Arms(experts=experts, single=single)
     check_experts(arms.experts, DTYPES[placement.dtype], placement.device)

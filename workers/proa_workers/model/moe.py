@@ -1,8 +1,9 @@
 """Mixture of experts: gate, routed experts, shared experts; and the plain gated MLP.
 
 Legend: T tokens, M hidden, E experts, A experts per token, I expert width, F = 2I (gate rows, then up rows),
-N = T * A token-expert pairs. Shared experts are experts that the gate gives to every token with weight 1: they ride in
-the launches of the routed ones.
+N = T * A token-expert pairs, S shared experts. With few tokens shared experts are experts that the gate gives to every
+token with weight 1: they ride in the launches of the routed ones. With many they are dense products of their own: as
+riders they would fill many small tiles, each of which reads their weights again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from proa_kernels.gate import GateSpec, gate_ref
 from proa_kernels.gate_route import route
+from proa_kernels.quant import silu_mul
 
 from proa_workers.errors import SettingsError
 from proa_workers.model.arms import Arms
@@ -45,15 +47,16 @@ class Gate:
     bias_E: torch.Tensor | None
     moe: MoeConfig
 
-    def route(self, x_TM: torch.Tensor, arms: Arms) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights float32 [T, A] and expert ids int32 [T, A], best first; two launches if fused."""
+    def route(self, x_TM: torch.Tensor, arms: Arms, has_shared: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights float32 [T, A] and expert ids int32 [T, A], best first, then shared ones; two launches if fused."""
+        spec = gate_spec(self.moe, has_shared)
         if arms.gate == "fused":
-            return route(x_TM, self.weight_EM, gate_spec(self.moe), self.bias_E)
+            return route(x_TM, self.weight_EM, spec, self.bias_E)
         logits_TE = F.linear(x_TM.to(self.weight_EM.dtype), self.weight_EM)
-        return gate_ref(logits_TE, gate_spec(self.moe), self.bias_E)
+        return gate_ref(logits_TE, spec, self.bias_E)
 
 
-def gate_spec(moe: MoeConfig) -> GateSpec:
+def gate_spec(moe: MoeConfig, has_shared: bool = True) -> GateSpec:
     return GateSpec(
         top_k=moe.top_k,
         score=moe.score,
@@ -62,7 +65,7 @@ def gate_spec(moe: MoeConfig) -> GateSpec:
         num_groups=moe.num_groups,
         top_groups=moe.top_groups,
         group_score=moe.group_score,
-        num_shared=moe.num_shared_experts,
+        num_shared=moe.num_shared_experts if has_shared else 0,
     )
 
 
@@ -84,9 +87,30 @@ def check_gate(arms: Arms, dtype: torch.dtype, device: torch.device) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedExperts:
+    """Views of the stacked weights."""
+
+    w13_SFM: torch.Tensor
+    w2_SMI: torch.Tensor
+
+    def add_to(self, out_TM: torch.Tensor, x_TM: torch.Tensor) -> torch.Tensor:
+        """Add what they make of `x_TM` to `out_TM`, in place."""
+        num_shared, _, width = self.w2_SMI.shape
+        gate_up = F.linear(x_TM, self.w13_SFM.flatten(0, 1)).view(-1, 2 * width)
+        hidden_TSI = silu_mul(gate_up).view(-1, num_shared, width)
+        for s in range(num_shared):
+            out_TM.addmm_(hidden_TSI[:, s], self.w2_SMI[s].T)
+        return out_TM
+
+
+@dataclass(frozen=True, slots=True)
 class MoeLayer:
+    """`experts` are the `routed` ones, then the `shared` ones (None: the model has none)."""
+
     gate: Gate
     experts: ExpertWeights
+    routed: ExpertWeights
+    shared: SharedExperts | None
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, layer_prefix: str) -> MoeLayer:
@@ -101,11 +125,17 @@ class MoeLayer:
             source.take(bias_name, (moe.num_experts,), torch.float32) if moe.has_bias else None,
             moe,
         )
-        return cls(gate, _load_experts(moe, source, prefix, names, hidden))
+        experts = _load_experts(moe, source, prefix, names, hidden)
+        if not moe.num_shared_experts:
+            return cls(gate, experts, experts, None)
+        w13, w2, cut = experts.w13_EFM, experts.w2_EMI, moe.num_experts
+        return cls(gate, experts, ExpertWeights(w13[:cut], w2[:cut]), SharedExperts(w13[cut:], w2[cut:]))
 
     def forward(self, x_TM: torch.Tensor, arms: Arms) -> torch.Tensor:
-        weights_TA, ids_TA = self.gate.route(x_TM, arms)
-        return EXPERTS[arms.for_tokens(x_TM.shape[0])](x_TM, weights_TA, ids_TA, self.experts)
+        run = EXPERTS[arms.for_tokens(x_TM.shape[0])]
+        if self.shared is None or not arms.has_dense_shared(x_TM.shape[0]):
+            return run(x_TM, *self.gate.route(x_TM, arms), self.experts)
+        return self.shared.add_to(run(x_TM, *self.gate.route(x_TM, arms, has_shared=False), self.routed), x_TM)
 
 
 def _load_experts(moe: MoeConfig, source: WeightSource, prefix: str, names: list[str], hidden: int) -> ExpertWeights:

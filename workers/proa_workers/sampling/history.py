@@ -99,11 +99,12 @@ class TokenHistory:
         return slot
 
     def _fill(self, slot: Slot) -> None:
-        row, device = slot.row, self._table_SV.device
-        counts_V = np.bincount(np.array(row.output_ids, dtype=np.int64), minlength=self._table_SV.shape[1])
-        if row.params.repetition_penalty != 1.0:
-            counts_V[np.array(row.prompt_ids, dtype=np.int64)] += IN_PROMPT
-        self._table_SV[slot.index].copy_(upload(counts_V.astype(np.int32), device))
+        row, seen_V = slot.row, self._table_SV[slot.index]
+        prompt = np.unique(np.array(row.prompt_ids, dtype=np.int64)) if row.params.repetition_penalty != 1.0 else []
+        token_N = np.concatenate([np.array(row.output_ids, dtype=np.int64), np.array(prompt, dtype=np.int64)])
+        amount_N = np.where(np.arange(len(token_N)) < len(row.output_ids), 1, IN_PROMPT)
+        placed_2N = upload(np.stack([token_N, amount_N]), seen_V.device)
+        seen_V.zero_().scatter_add_(0, placed_2N[0], placed_2N[1].int())
         slot.num_output = len(row.output_ids)
 
     def _take(self) -> int:
