@@ -115,8 +115,9 @@ GATES = {
 
 
 def check_gate(device: torch.device, spec: GateSpec, *, is_native: bool) -> str:
-    logits = torch.randn(37, 40, device=device)
-    bias = torch.randn(40, device=device) / 8 if spec.num_groups > 1 else None
+    num_experts = 64 if spec.num_groups > 1 else 40
+    logits = torch.randn(37, num_experts, device=device)
+    bias = torch.randn(num_experts, device=device) / 8 if spec.num_groups > 1 else None
     columns = spec.top_k + spec.num_shared
     weights = Guarded.empty((37, columns), torch.float32, device)
     ids = Guarded.empty((37, columns), torch.int32, device)

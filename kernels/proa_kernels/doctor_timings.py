@@ -13,14 +13,12 @@ import torch
 
 from proa_kernels.arch import arch_of
 from proa_kernels.doctor_attention import Paged
-from proa_kernels.gate import GateSpec
-from proa_kernels.gate_triton import launch_gate
+from proa_kernels.gate import GateSpec, gate
 from proa_kernels.gqa_decode_triton import launch_gqa_decode
 from proa_kernels.kv_copy import levels
 from proa_kernels.kv_copy_triton import launch_kv_copy
 from proa_kernels.mla_decode_triton import launch_mla_decode
-from proa_kernels.moe_align import empty_alignment
-from proa_kernels.moe_align_triton import launch_align
+from proa_kernels.moe_align import moe_align
 from proa_kernels.moe_layer import fused_experts
 from proa_kernels.norm_triton import launch_rms_norm
 from proa_kernels.quant_triton import launch_quant
@@ -58,10 +56,9 @@ def _timed(name: str, launches: list[Launch], floor_us: float) -> TimedRow:
 def align_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
     for tokens in (16, 1024, 16384):
         ids = [torch.rand(tokens, 256, device=device).topk(8).indices.to(torch.int32) for _ in range(ROTATED)]
-        outputs = empty_alignment(tokens * 8, 256, 64, device).tensors()
         floor = 8.0 * tokens * 8 / ceilings.copy_bytes * 1e6
         yield _timed(
-            f"align {tokens}x8 of 256", [partial(launch_align, one, 64, None, None, outputs) for one in ids], floor
+            f"align {tokens}x8 of 256", [partial(moe_align, one, 256, 64) for one in ids], floor
         )  # fmt: skip
 
 
@@ -69,11 +66,9 @@ def gate_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
     spec = GateSpec(top_k=8)
     for tokens in (1, 16384):
         logits = [torch.randn(tokens, 256, device=device).to(BF16) for _ in range(ROTATED)]
-        weights = torch.empty(tokens, 8, device=device)
-        ids = torch.empty(tokens, 8, device=device, dtype=torch.int32)
-        floor = (logits[0].nbytes + weights.nbytes + ids.nbytes) / ceilings.copy_bytes * 1e6
+        floor = (logits[0].nbytes + tokens * 8 * 8) / ceilings.copy_bytes * 1e6
         yield _timed(
-            f"gate softmax {tokens}x256", [partial(launch_gate, one, None, weights, ids, spec) for one in logits], floor
+            f"gate softmax {tokens}x256", [partial(gate, one, spec) for one in logits], floor
         )  # fmt: skip
 
 

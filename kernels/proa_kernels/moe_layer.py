@@ -69,7 +69,9 @@ def fused_experts(
 
     `ids_TA` int32 and `weights_TA` float32 as `gate` returns them. Raises ValueError for what does not fit together.
     """
-    layer = layer_on(x_TH.device, key_of(x_TH.dtype, w2_scale, *w2_EHI.shape))
+    # Reading a table cannot be traced, and sizes may be symbols there: compiled code takes the tiles of arch.py.
+    is_traced = torch.compiler.is_compiling()
+    layer = None if is_traced else layer_on(x_TH.device, key_of(x_TH.dtype, w2_scale, *w2_EHI.shape))
     max_few = MAX_DECODE_PAIRS if w13_scale is None or w13_scale.dim() == 3 else -1
     rows = layer_plan(layer, ids_TA.numel(), w13_EFH.shape[0], max_few)
     if rows == 0:

@@ -101,10 +101,10 @@ def layer_of(table: Table | None, key: LayerKey | None) -> LayerTable | None:
 def nearest(layer: LayerTable, num_pairs: int) -> LayerRow:
     """The row measured nearest to `num_pairs` token-expert pairs, as a ratio; the smaller one of two as near."""
 
-    def distance(row: LayerRow) -> float:
-        return abs(math.log(max(num_pairs, 1) / (row.tokens * layer.shape.per_token)))
+    def distance(row: LayerRow) -> tuple[float, int]:
+        return abs(math.log(max(num_pairs, 1) / (row.tokens * layer.shape.per_token))), row.tokens
 
-    return min(sorted(layer.rows, key=lambda row: row.tokens), key=distance)
+    return min(layer.rows, key=distance)
 
 
 def layer_plan(layer: LayerTable | None, num_pairs: int, num_experts: int, max_decode_pairs: int) -> int:

@@ -18,17 +18,8 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from proa_kernels.arch import ROW_TILES, DecodeBlocks, GemmBlocks, arch_of
-from proa_kernels.tables import (
-    Kind,
-    LayerArm,
-    LayerKey,
-    LayerRow,
-    LayerShape,
-    LayerTable,
-    Table,
-    layer_of,
-)  # fmt: skip
+from proa_kernels.arch import ROW_TILES, SCALE_GROUP, DecodeBlocks, GemmBlocks, arch_of
+from proa_kernels.tables import Kind, LayerArm, LayerKey, LayerRow, LayerShape, LayerTable, Table, layer_of
 
 FORMAT = 1
 HERE = Path(__file__).parent
@@ -71,8 +62,8 @@ def triton_version() -> str:
 
 @functools.cache
 def kernels_fingerprint() -> str:
-    """Changes with any kernel whose blocks a table holds."""
-    sources = sorted([*HERE.glob("moe_*_triton.py"), HERE / "tiles.py", HERE / "align.cu"])
+    """Changes with the products, whose blocks a table holds, and with how they are launched."""
+    sources = sorted([*HERE.glob("moe_gemm_*.py"), HERE / "moe_decode_triton.py", HERE / "tiles.py"])
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
@@ -136,7 +127,16 @@ def _layer(raw: Mapping[str, Any]) -> LayerTable:
     rows = tuple(_row(row) for row in raw["rows"])
     if not rows:
         raise ValueError("a layer without rows")
+    if raw["kind"] == "a16w8" and not all(_is_within_scales(row) for row in rows):
+        raise ValueError(f"blocks that cross a block of {SCALE_GROUP} scales")
     return LayerTable(shape=_numbers(LayerShape, raw["shape"]), kind=raw["kind"], rows=rows)
+
+
+def _is_within_scales(row: LayerRow) -> bool:
+    """A program loads one scale for each step; steps of few pairs are whole groups of them."""
+    products = [SCALE_GROUP % one.cols == SCALE_GROUP % one.depth == 0 for one in (row.first, row.second) if one]
+    few = [SCALE_GROUP % one.cols == one.depth % SCALE_GROUP == 0 for one in (row.up, row.down) if one]
+    return all([*products, *few])
 
 
 def _row(raw: Mapping[str, Any]) -> LayerRow:
@@ -152,7 +152,7 @@ def _row(raw: Mapping[str, Any]) -> LayerRow:
     if arm == "grouped" and (blocks["first"].rows not in ROW_TILES or blocks["first"].rows != blocks["second"].rows):
         raise ValueError(f"row tiles {blocks['first'].rows} and {blocks['second'].rows}")
     tokens, us, aiter_us = raw["tokens"], float(raw["us"]), float(raw.get("aiter_us", 0.0))
-    if not isinstance(tokens, int) or tokens < 1 or us <= 0 or aiter_us < 0:
+    if not isinstance(tokens, int) or tokens < 1 or not us > 0 or not aiter_us >= 0:
         raise ValueError(f"{tokens} tokens in {us} us")
     return LayerRow(tokens=tokens, arm=arm, us=us, aiter_us=aiter_us, **blocks)
 

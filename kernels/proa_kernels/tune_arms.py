@@ -89,7 +89,7 @@ def _fault(run: Run, exact: torch.Tensor, limit: float) -> str:
 
 
 def few_pairs(problem: Problem, kind: Kind, arch: Arch, verdicts: Verdicts) -> Iterator[Option]:
-    """The two launches with their fastest right blocks."""
+    """The two launches with their fastest right blocks, and with the first of each list: arch.py's."""
     tokens, num_pairs = problem.x.shape[0], problem.ids[0].numel()
     ups, downs = decode_candidates(arch, kind)
     ups = [one for one in ups if verdicts.get(decode_name(kind, 1, one)) == ""]
@@ -100,20 +100,22 @@ def few_pairs(problem: Problem, kind: Kind, arch: Arch, verdicts: Verdicts) -> I
     out = torch.empty_like(problem.x)
     up = fastest(ups, lambda one, routing: problem.run_up(routing, one, h))
     down = fastest(downs, lambda one, routing: problem.run_down(h, routing, one, out))
-    row = LayerRow(tokens=tokens, arm="decode", us=0.0, up=up, down=down)
-    yield Option(name=f"decode {label(up)}, {label(down)}", row=row, run=partial(_run_few, problem, up, down))
+    for one, other in dict.fromkeys([(up, down), (ups[0], downs[0])]):
+        row = LayerRow(tokens=tokens, arm="decode", us=0.0, up=one, down=other)
+        yield Option(name=f"decode {label(one)}, {label(other)}", row=row, run=partial(_run_few, problem, one, other))
 
 
 def grouped(problem: Problem, kind: Kind, arch: Arch, verdicts: Verdicts) -> Iterator[Option]:
-    """One option for each row tile that could fit, with the fastest right blocks of each product under it."""
+    """For each row tile that could fit: the fastest right blocks of each product, and the first ones, arch.py's."""
     for rows in row_tiles(problem.ids[0].numel(), problem.shape.num_experts):
         firsts, seconds = (_right(kind, arch, which, rows, verdicts) for which in (1, 2))
         if not firsts or not seconds:
             continue
-        first, second = fastest_products(problem, rows, firsts, seconds)
-        row = LayerRow(tokens=problem.x.shape[0], arm="grouped", us=0.0, first=first, second=second)
-        name = f"grouped {label(first)}, {label(second)}"
-        yield Option(name=name, row=row, run=partial(_run_grouped, problem, first, second))
+        fastest_pair = fastest_products(problem, rows, firsts, seconds)
+        for first, second in dict.fromkeys([fastest_pair, (firsts[0], seconds[0])]):
+            row = LayerRow(tokens=problem.x.shape[0], arm="grouped", us=0.0, first=first, second=second)
+            name = f"grouped {label(first)}, {label(second)}"
+            yield Option(name=name, row=row, run=partial(_run_grouped, problem, first, second))
 
 
 def _right(kind: Kind, arch: Arch, which: Product, rows: int, verdicts: Verdicts) -> list[GemmBlocks]:

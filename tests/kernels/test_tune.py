@@ -10,10 +10,10 @@ import pytest
 import torch
 from proa_kernels import tune, tune_arms, tune_checks, tune_problem
 from proa_kernels.arch import GFX942, GFX950, MI300A, ROW_TILES, SM90, Arch, DecodeBlocks, GemmBlocks
-from proa_kernels.tables import LayerShape
+from proa_kernels.tables import Kind, LayerShape
 from proa_kernels.tables_file import Identity, load
 from proa_kernels.timing import Ceilings, Launch, Timing
-from proa_kernels.tune_candidates import decode_candidates, gemm_candidates, label, row_tiles
+from proa_kernels.tune_candidates import PRODUCTS, decode_candidates, gemm_candidates, label, row_tiles
 from proa_kernels.tune_checks import check_decode, check_gemm, decode_name, gemm_name
 
 CPU = torch.device("cpu")
@@ -52,8 +52,12 @@ def test_the_fastest_right_arm_becomes_the_row():
     problem = tune_problem.Problem.random(SHAPE, "bf16", 3, CPU)
     found = tune_arms.measure(problem, "bf16", all_right(), CEILINGS, None)
     assert found.row.arm == "grouped"  # timed last
-    assert found.row.first == found.row.second == WIDER
-    assert set(found.others) == {f"decode {label(FEW)}, {label(FEW)}", f"grouped {label(WIDER)}, {label(WIDER)}"}
+    assert found.row.first == found.row.second == TILE  # arch.py's, beside the fastest blocks of each product
+    assert set(found.others) == {
+        f"decode {label(FEW)}, {label(FEW)}",
+        f"grouped {label(WIDER)}, {label(WIDER)}",
+        f"grouped {label(TILE)}, {label(TILE)}",
+    }
     assert found.excluded == {}
     assert found.floor_us > 0
 
@@ -143,8 +147,8 @@ def test_a_refusal_of_the_compiler_is_a_verdict():
 @pytest.mark.parametrize("arch", [SM90, GFX942, MI300A, GFX950], ids=lambda arch: f"{arch.name}-{arch.num_xcds}")
 @pytest.mark.parametrize("kind", ["bf16", "a16w8"])
 @pytest.mark.parametrize("rows", ROW_TILES)
-def test_candidates_fit_the_gpu(arch: Arch, kind: str, rows: int):
-    for which in (1, 2):
+def test_candidates_fit_the_gpu(arch: Arch, kind: Kind, rows: int):
+    for which in PRODUCTS:
         options = gemm_candidates(arch, kind, which, rows)
         assert len(options) == len(set(options)) > 1
         assert {one.rows for one in options} == {rows}

@@ -1,0 +1,142 @@
+"""`proa-kernels doctor` and the command line: on a CPU the checks run in the interpreter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from proa_kernels import cli, doctor, doctor_attention, doctor_checks, tables_file
+from proa_kernels.tables import LayerShape
+from proa_kernels.tables_file import TableError
+
+CPU = torch.device("cpu")
+
+
+def test_every_family_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "sent" / "doctor.json"
+    assert cli.main(["doctor", "--correctness-only", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    families = {name.split()[0] for name in report["checks"]}
+    assert families >= {
+        "align", "gate", "route", "gemm1", "gemm2", "combine", "decode1", "decode2", "rms_norm", "quantize", "silu_mul",
+        "rope_write", "latent_rope_write", "gqa_decode", "mla_decode", "gqa_prefill", "kv_copy",
+    }  # fmt: skip
+    assert set(report["checks"].values()) == {""}
+    assert report["timings"] == []
+    assert {"device", "arch", "torch", "triton", "kernels", "aiter", "table", "date"} <= set(report)
+    assert f"{out}: {len(report['checks'])} checks, 0 wrong" in capsys.readouterr().out
+
+
+PLANTED = [
+    (doctor_checks, "launch_align", "align 17"),
+    (doctor_checks, "launch_gate", "gate softmax"),
+    (doctor_checks, "launch_combine", "combine"),
+    (doctor_checks, "launch_rms_norm", "rms_norm 40"),
+    (doctor_checks, "launch_quant", "quantize"),
+    (doctor_checks, "launch_silu_mul", "silu_mul"),
+    (doctor_attention, "launch_rope_write", "rope_write"),
+    (doctor_attention, "launch_latent_rope_write", "latent_rope_write"),
+    (doctor_attention, "launch_gqa_decode", "gqa_decode"),
+    (doctor_attention, "launch_mla_decode", "mla_decode 3 heads"),
+    (doctor_attention, "launch_gqa_prefill", "gqa_prefill"),
+    (doctor_attention, "launch_kv_copy", "kv_copy"),
+]
+
+
+@pytest.mark.parametrize(("module", "launch", "name"), PLANTED, ids=[name for *_, name in PLANTED])
+def test_a_kernel_that_writes_nothing_is_wrong(module, launch: str, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, launch, lambda *args, **kwargs: None)
+    check = dict(doctor.all_checks(CPU))[name]
+    assert doctor.is_wrong(check())
+
+
+def test_a_router_that_loses_a_part_is_wrong(monkeypatch: pytest.MonkeyPatch):
+    rightful = doctor_checks.launch_router
+    monkeypatch.setattr(doctor_checks, "launch_router", lambda x, w: rightful(x, w)[1:])
+    assert doctor_checks.check_route(CPU).startswith("off by")
+
+
+def test_a_wrong_kernel_ends_with_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    checks = [("good", lambda: ""), ("bad", lambda: "off by 1.0e+00"), ("absent", lambda: "not built: no hipcc")]
+    monkeypatch.setattr(doctor, "all_checks", lambda _: iter(checks))
+    out = tmp_path / "doctor.json"
+    assert cli.main(["doctor", "--correctness-only", "--out", str(out)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == ["ok good", "WRONG bad: off by 1.0e+00", "left out absent: not built: no hipcc"]
+    assert doctor.wrong_names(json.loads(out.read_text())) == ["bad"]
+
+
+def test_a_kernel_that_does_not_run_is_wrong_and_hides_no_other(monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> str:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(doctor, "all_checks", lambda _: iter([("first", refuse), ("second", lambda: "")]))
+    report = doctor.examine(CPU, has_timings=False, say=lambda _: None)
+    assert report["checks"] == {"first": "does not run: no such instruction", "second": ""}
+    assert doctor.wrong_names(report) == ["first"]
+
+
+def test_a_family_that_cannot_be_timed_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch):
+    def broken_rows(*_):
+        raise RuntimeError("out of memory\nmore")
+        yield
+
+    monkeypatch.setattr(doctor, "FAMILIES", (broken_rows,))
+    rows, left_out = doctor.timings(CPU, None, lambda _: None)
+    assert rows == []
+    assert left_out == {"broken_rows": "out of memory"}
+
+
+def test_a_table_that_is_refused_is_in_the_report(monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: torch.device) -> None:
+        raise TableError("measured with arch gfx942, not sm90")
+
+    monkeypatch.setattr(doctor, "measured_table", refuse)
+    assert doctor.about(CPU)["table"] == "refused: measured with arch gfx942, not sm90"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["doctor"], "no GPU here"),
+        (["tune", "--out", "t.json"], "no GPU here"),
+        (["tune", "--out", "t.json", "--shape", "gpt-9"], "give positive whole numbers"),
+        (["tune", "--out", "t.json", "--shape", "8,2,64"], "--shape 8,2,64: give one of qwen3-30b-a3b"),
+        (["tune", "--out", "t.json", "--shape", "2,8,64,64"], "8 experts per token of 2"),
+        (["tune", "--out", "t.json", "--rows", "1,0"], "give positive whole numbers"),
+    ],
+)
+def test_bad_usage_is_one_line_and_code_2(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("proa-kernels: ")
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_without_the_interpreter_there_is_nothing_to_check_on(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert cli.main(["doctor", "--correctness-only"]) == 2
+    assert "set TRITON_INTERPRET=1" in capsys.readouterr().err
+
+
+def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
+    def refuse(_: torch.device) -> None:
+        raise RuntimeError("no kernels for GPU gfx90a; supported: sm90")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli, "arch_of", refuse)
+    assert cli.main(["tune", "--out", "t.json"]) == 2
+    assert capsys.readouterr().err == "proa-kernels: no kernels for GPU gfx90a; supported: sm90\n"
+
+
+def test_shapes_by_name_and_by_sizes():
+    known = {"one": LayerShape(num_experts=4, per_token=1, hidden=64, width=32)}
+    assert cli.parse_shape("one", known) is known["one"]
+    assert cli.parse_shape("8, 2,64,32", known) == LayerShape(num_experts=8, per_token=2, hidden=64, width=32)
+
+
+def test_reading_a_table_needs_no_gpu():
+    assert tables_file.measured_table(CPU) is None
