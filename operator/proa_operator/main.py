@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import os
 import sys
@@ -52,13 +53,20 @@ async def operate(settings: Settings, planner: PlannerFor) -> None:
         stop.set()
 
     runtime = Runtime(settings, planner, fail)
+    _collect_rarely()
     try:
         await runtime.start()
+        gc.freeze()
         await _watch(runtime, settings, stop)
     finally:
         await runtime.stop()
     if failed.is_set():
         raise ServeError("a part of the operator has ended, see the log above")
+
+
+def _collect_rarely() -> None:
+    """A collection of all generations stops every service for 0.2 s per 100,000 objects, and the cache has no cycles."""
+    gc.set_threshold(20_000, 20, 100)
 
 
 async def _watch(runtime: Runtime, settings: Settings, stop: asyncio.Event) -> None:

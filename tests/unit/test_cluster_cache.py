@@ -34,6 +34,13 @@ def test_only_newer_versions_that_say_something_new_are_news(cache: Cache, news:
     assert news == [{TINY}, {TINY}], "the first sight, and the first newer version with another number"
 
 
+def test_a_known_version_is_not_trimmed_again(cache: Cache, news: list[set[ServiceKey]]) -> None:
+    body = set_body(version=5)
+    cache.put(kinds.STATEFUL_SET, body)
+    cache.put(kinds.STATEFUL_SET, {"metadata": body["metadata"]})
+    assert news == [{TINY}], "a list of what is known costs its parsing only"
+
+
 def test_a_deleted_object_does_not_come_back_with_a_late_event(cache: Cache, news: list[set[ServiceKey]]) -> None:
     body = set_body(version=5)
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]

@@ -105,3 +105,23 @@ async def test_what_went_while_the_place_was_lost_is_gone() -> None:
     server = Server([[node_body("n0"), node_body("n1")], [node_body("n1", version=150)]], [[EXPIRED], []])
     _, cache = await followed(server)
     assert [node.name for node in cache.all(kinds.NODE)] == ["n1"]
+
+
+class Pages:
+    """One list in three pages."""
+
+    async def pages(self, kind: kinds.Kind, namespace: str, query: Any) -> AsyncIterator[tuple[list[Json], int]]:
+        for name in ("n0", "n1", "n2"):
+            yield [node_body(name, version=1)], 10
+
+
+async def test_a_resync_rests_after_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    api: Any = Pages()
+    cache, rests = Cache(lambda _: None), []
+
+    async def rest(seconds: float) -> None:
+        rests.append((seconds, cache.count(kinds.NODE)))
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+    await Sync(api, cache, (kinds.NODE,), ()).run(0.25)
+    assert rests == [(0.25, 1), (0.25, 2), (0.25, 3)], "events between the pages are not behind all of them"

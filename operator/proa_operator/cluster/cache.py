@@ -62,11 +62,13 @@ class Cache:
             self._tell(concerned)
 
     def _put(self, kind: Kind, body: Mapping[str, Any]) -> set[ServiceKey]:
-        new = stored_of(kind, body)
-        old = self._objects.get(kind.name, {}).get((new.namespace, new.name))
-        is_known = old is not None and old.uid == new.uid and old.version >= new.version
-        if is_known or new.version <= self._tombstones.get(new.uid, -1.0):
+        meta = body["metadata"]
+        uid, version = meta["uid"], int(meta["resourceVersion"])
+        old = self._objects.get(kind.name, {}).get((meta.get("namespace", ""), meta["name"]))
+        is_known = old is not None and old.uid == uid and old.version >= version
+        if is_known or version <= self._tombstones.get(uid, -1.0):
             return set()
+        new = stored_of(kind, body)
         if not _is_of_interest(new):
             return self._drop(old) if old is not None else set()
         moved = self._drop(old) if old is not None and old.service != new.service else set()

@@ -47,6 +47,7 @@ PlannerFor = Callable[[RenderSettings], Planner]
 START_SECONDS = 60.0
 _STUCK_SECONDS = 120.0
 _SPREAD_SECONDS = 60.0
+_REST_SECONDS = 0.25
 
 
 class Runtime:
@@ -214,7 +215,7 @@ class Runtime:
                 self._found = found
                 self._sync = Sync(self.api, self.cache, self._kinds(), self._settings.namespaces)
                 self._reconciler.planner = self._planner_for(self._render_settings())
-            await self._sync.run()
+            await self._sync.run(_REST_SECONDS)
         except ClusterError as error:
             log.warning("lists not read", extra={"error": str(error)})
             return

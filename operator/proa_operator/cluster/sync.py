@@ -35,21 +35,21 @@ class Sync:
         """Of the list when it was last read; 0 before."""
         return self._versions.get((kind.name, namespace), 0)
 
-    async def run(self) -> None:
-        """All lists, one after the other."""
+    async def run(self, rest_seconds: float = 0.0) -> None:
+        """All lists, one after the other, with a rest after each page: who reads on the side leaves time for events."""
         for kind in self.kinds:
-            await self.read_all(kind)
+            await self.read_all(kind, rest_seconds)
 
-    async def read_all(self, kind: Kind) -> None:
+    async def read_all(self, kind: Kind, rest_seconds: float = 0.0) -> None:
         """All lists of one kind."""
         for _, namespace in self.parts(kind):
-            await self.read(kind, namespace)
+            await self.read(kind, namespace, rest_seconds)
         metrics.CACHED_OBJECTS.labels(kind=kind.name).set(self._cache.count(kind))
 
-    async def read(self, kind: Kind, namespace: str) -> int:
+    async def read(self, kind: Kind, namespace: str, rest_seconds: float = 0.0) -> int:
         """One list; its version."""
         known = [found for found in self._cache.all(kind) if namespace in ("", found.namespace)]
-        version = await self._list(kind, namespace, selector(kind, namespace), known)
+        version = await self._list(kind, namespace, selector(kind, namespace), known, rest_seconds)
         self._versions[kind.name, namespace] = version
         return version
 
@@ -75,7 +75,9 @@ class Sync:
             if known is not None:
                 self._cache.remove(SERVICE, *key, known.uid)
 
-    async def _list(self, kind: Kind, namespace: str, query: Mapping[str, str], known: list[Stored]) -> int:
+    async def _list(
+        self, kind: Kind, namespace: str, query: Mapping[str, str], known: list[Stored], rest_seconds: float = 0.0
+    ) -> int:
         """What of `known` is older than the list and not in it is gone."""
         listed: set[str] = set()
         at = 0
@@ -85,6 +87,7 @@ class Sync:
                 for body in items:
                     self._cache.put(kind, body)
                     listed.add(body["metadata"]["uid"])
+                await asyncio.sleep(rest_seconds)
         except Gone:
             if not kind.is_optional:
                 raise
