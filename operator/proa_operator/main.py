@@ -65,7 +65,7 @@ async def operate(settings: Settings, planner: PlannerFor) -> None:
 
 
 def _collect_rarely() -> None:
-    """A collection of all generations stops every service for 0.2 s per 100,000 objects, and the cache has no cycles."""
+    """A full collection stops every service for 0.2 s per 100,000 objects, and the cache has no cycles."""
     gc.set_threshold(20_000, 20, 100)
 
 
