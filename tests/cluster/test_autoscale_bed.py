@@ -20,7 +20,7 @@ from tests.cluster.operator_process import Doubles, Operator, condition, sim_ser
 from tests.unit.test_autoscale_operator import CALM, LOADED, PROFILE
 from tests.unit.test_autoscale_readings import answers
 
-AUTOSCALING = {
+AUTOSCALING: dict[str, Any] = {
     "mode": "Active",
     "prefill": {"min": 1, "max": 3},
     "decode": {"min": 1, "max": 3},
@@ -92,6 +92,55 @@ def test_the_operator_scales(
         labels = f'namespace="{namespace}",service="tiny"'
         assert samples[f"proa_autoscaler_metrics_fresh{{{labels}}}"] == 1.0
         assert operator.stop() == 0
+
+
+HPA = {
+    "apiVersion": "autoscaling/v2",
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {"name": "tiny-decode"},
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "proa.dev/v1alpha1", "kind": "WorkerPool", "name": "tiny-decode"},
+        "minReplicas": 2,
+        "maxReplicas": 3,
+    },
+}
+
+
+def test_a_horizontal_pod_autoscaler_keeps_its_pool(
+    api: ControlPlane, namespace: str, doubles: Doubles, prometheus: ScriptedPrometheus
+) -> None:
+    """The cluster's own controller sizes decode, the autoscaler prefill, and neither writes over the other."""
+    place = f"--namespace={namespace}"
+    behavior = {**AUTOSCALING["behavior"], "pinSeconds": 5}
+    slo = {"ttftMs": 1500, "itlMs": 50, "percentile": 95}
+    with Operator(api, namespace, PROA_PROMETHEUS_URL=prometheus.url):
+        api.apply({**PROFILE, "metadata": {"name": "p"}}, place)
+        api.apply(sim_service(doubles, slo=slo, autoscaling={**AUTOSCALING, "behavior": behavior}), place)
+        await_settled(api, namespace)
+        api.until(partial(_owner_is, api, namespace, "Autoscaler"), what="the owner", seconds=SETTLE_SECONDS)
+        api.apply(HPA, place)
+        api.until(lambda: replicas(api, namespace, "decode") == 2, what="the HPA to act", seconds=SETTLE_SECONDS)
+        api.until(partial(_owner_is, api, namespace, "OwnedByController"), what="the owner", seconds=SETTLE_SECONDS)
+        generation = _generation(api, namespace)
+        prometheus.script = dict(LOADED)
+        api.until(lambda: replicas(api, namespace, "prefill") > 1, what="growth", seconds=SETTLE_SECONDS)
+        prometheus.script = dict(CALM)
+        api.until(lambda: replicas(api, namespace, "prefill") == 1, what="prefill to shrink", seconds=180.0)
+        assert _generation(api, namespace) == generation, "nobody wrote another number, not even for a moment"
+        api.kubectl("delete", "hpa", "tiny-decode", place)
+        api.kubectl("scale", "workerpool", "tiny-decode", place, "--replicas=3")
+        api.until(lambda: replicas(api, namespace, "decode") == 1, what="decode to shrink", seconds=180.0)
+        api.until(partial(_owner_is, api, namespace, "Autoscaler"), what="the owner", seconds=SETTLE_SECONDS)
+
+
+def _owner_is(api: ControlPlane, namespace: str, reason: str) -> bool:
+    held = service(api, namespace)["status"].get("conditions", ())
+    return any(one["type"] == "PoolsOwned" and one["reason"] == reason for one in held)
+
+
+def _generation(api: ControlPlane, namespace: str) -> int:
+    """It grows with each change of the spec."""
+    return int(api.get("workerpools", "tiny-decode", namespace)["metadata"]["generation"])
 
 
 def _has_grown(api: ControlPlane, namespace: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from proa_operator.monitoring import RULES
 
+from testbed.cluster import Document
 from testbed.control_plane import ControlPlane
 from tests.cluster.operator_checks import await_settled
 from tests.cluster.operator_process import Doubles, Operator, sim_service
@@ -17,7 +18,9 @@ from tests.monitoring import queries
 from tests.monitoring.live_prometheus import Prometheus, running
 from tools.monitoring.boards import OPERATOR, ROLLOUT
 
-DATA_SECONDS = 30.0
+DATA_SECONDS = 60.0
+SLOW_START = {"testbed.proa.dev/pull-seconds": "4", "testbed.proa.dev/ready-seconds": "6"}
+"""So that a group is seen in each phase by several scrapes, also on a busy machine."""
 
 
 @pytest.fixture
@@ -28,9 +31,16 @@ def prometheus(
         path = tmp_path / "prometheus.yml"
         path.write_text(yaml.safe_dump(_config(operator)), encoding="utf-8")
         with running(prometheus_program, path, tmp_path / "data") as found:
-            api.apply(sim_service(doubles), f"--namespace={namespace}")
+            api.apply(slow_service(doubles), f"--namespace={namespace}")
             await_settled(api, namespace)
             yield found
+
+
+def slow_service(doubles: Doubles) -> Document:
+    found = sim_service(doubles)
+    for pool in found["spec"]["pools"].values():
+        pool["podTemplate"]["metadata"]["annotations"] |= SLOW_START
+    return found
 
 
 def _config(operator: Operator) -> dict[str, object]:
@@ -42,7 +52,6 @@ def _config(operator: Operator) -> dict[str, object]:
     }
 
 
-@pytest.mark.soak
 def test_every_panel_had_data_during_a_rollout(prometheus: Prometheus, api: ControlPlane, namespace: str) -> None:
     patch = json.dumps({"spec": {"engine": {"maxModelLen": 2048}}})
     api.kubectl("patch", "dsvc", "tiny", f"--namespace={namespace}", "--type=merge", f"--patch={patch}")
