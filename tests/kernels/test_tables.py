@@ -30,6 +30,7 @@ from proa_kernels.tables import (
 )  # fmt: skip
 from proa_kernels.tables_file import (
     SHIPPED,
+    TUNED,
     Identity,
     TableError,
     dump,
@@ -254,7 +255,7 @@ def test_shipped_tables_are_tables():
 
 
 def test_fingerprint_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("moe_gemm_triton.py", "moe_decode_triton.py", "tiles.py"):
+    for name in TUNED:
         (tmp_path / name).write_text("1")
     monkeypatch.setattr(tables_file, "HERE", tmp_path)
     seen = set()
