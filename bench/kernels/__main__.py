@@ -64,12 +64,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def verify(parts: int) -> dict[str, str]:
-    """Verdicts of all checks, run in `parts` processes so that compilation uses all cores."""
+def verify(parts: int, starts: tuple[str, ...] = ()) -> dict[str, str]:
+    """Verdicts of all checks, or of those whose names begin so, in `parts` processes: compilation uses all cores."""
     deadline = time.monotonic() + VERIFY_SECONDS
     command = [sys.executable, "-m", "bench.kernels.verify"]
     running = [
-        subprocess.Popen([*command, str(part), str(parts)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        subprocess.Popen([*command, str(part), str(parts), *starts], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for part in range(parts)
     ]
     verdicts: dict[str, str] = {}

@@ -21,8 +21,13 @@ def align_arms() -> Mapping[str, AlignLaunch]:
     return {"triton": launch_align, "native": launch_align_native} if _is_built("align") else {"triton": launch_align}
 
 
-def gate_arms() -> Mapping[str, GateLaunch]:
-    return {"triton": launch_gate, "native": launch_gate_native} if _is_built("gate") else {"triton": launch_gate}
+def gate_arms(spec: GateSpec, num_experts: int) -> Mapping[str, GateLaunch]:
+    """Native code only where it takes the sizes, too."""
+    if not _is_built("gate"):
+        return {"triton": launch_gate}
+    functions = library("gate", arch_of(torch.device("cuda")))
+    is_served = functions.proa_gate_serves(num_experts, spec.num_groups)
+    return {"triton": launch_gate, "native": launch_gate_native} if is_served else {"triton": launch_gate}
 
 
 def _is_built(text: Text) -> bool:

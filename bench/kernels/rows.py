@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from proa_kernels.arch import ROW_TILES, row_tile
 from proa_kernels.gate import GateSpec, gate
-from proa_kernels.gate_triton import launch_gate
 from proa_kernels.moe_align import Alignment, empty_alignment, moe_align
 from proa_kernels.moe_decode import moe_decode
 from proa_kernels.moe_gemm import moe_combine
 from proa_kernels.testing import relative_error, tolerance
 
-from bench.kernels.arms import align_arms
+from bench.kernels.arms import align_arms, gate_arms
 from bench.kernels.candidates import Candidate, Kind, candidates
 from bench.kernels.measure import Ceilings, Timing, time_launches
 from bench.kernels.moe_problem import MoeShape, Problem
@@ -93,11 +92,12 @@ def gate_rows(ceilings: Ceilings) -> Iterator[Row]:
             weights = torch.empty(tokens, 8, device="cuda")
             ids = torch.empty(tokens, 8, device="cuda", dtype=torch.int32)
             moved = logits[0].nbytes + weights.nbytes + ids.nbytes
-            timing = time_launches([partial(launch_gate, one, bias_E, weights, ids, spec) for one in logits])
-            yield Row(
-                name=f"gate {name} {tokens}", timing=timing, floor_us=moved / ceilings.copy_bytes * 1e6,
-                public_us=public.get(tokens, 0.0), bound_us=10.0 if tokens == 16384 else 0.0,
-            )  # fmt: skip
+            for arm, launch in gate_arms(spec, 256).items():
+                timing = time_launches([partial(launch, one, bias_E, weights, ids, spec) for one in logits])
+                yield Row(
+                    name=f"gate {arm} {name} {tokens}", timing=timing, floor_us=moved / ceilings.copy_bytes * 1e6,
+                    public_us=public.get(tokens, 0.0), bound_us=10.0 if tokens == 16384 else 0.0,
+                )  # fmt: skip
 
 
 def layer_rows(ceilings: Ceilings, refused: frozenset[str]) -> Iterator[Row]:

@@ -1,6 +1,8 @@
 """Correctness of every kernel and candidate on random data, which also fills Triton's disk cache for the timings.
 
-    python -m bench.kernels.verify PART NUM_PARTS      prints one JSON object: name -> "" or what is wrong
+    python -m bench.kernels.verify PART NUM_PARTS [START ...]    prints one JSON object: name -> "" or what is wrong
+
+Checks whose names start with one of START, if any are given.
 
 Checked: results against references in higher precision, poison and canaries; for align (20 repeats) and the layer (100)
 repeats equal to the bit, graph replays after the inputs changed, and two streams at once.
@@ -15,7 +17,6 @@ from functools import partial
 
 import torch
 from proa_kernels.gate import GateSpec, gate_ref
-from proa_kernels.gate_triton import launch_gate
 from proa_kernels.moe_align import align_ref, empty_alignment
 from proa_kernels.moe_gemm import combine_ref
 from proa_kernels.moe_gemm_launch import launch_combine
@@ -23,7 +24,7 @@ from proa_kernels.testing import Guarded, alignment_faults, poison_, relative_er
 from triton.errors import TritonError
 from triton.runtime.errors import OutOfResources
 
-from bench.kernels.arms import AlignLaunch, align_arms
+from bench.kernels.arms import AlignLaunch, GateLaunch, align_arms, gate_arms
 from bench.kernels.candidates import Candidate, all_candidates
 from bench.kernels.moe_problem import MoeShape, Problem
 from bench.kernels.verify_layer import layer_checks
@@ -50,17 +51,23 @@ Check = Callable[[], str]
 
 
 def checks() -> Iterator[tuple[str, Check]]:
-    for name, launch in align_arms().items():
-        for tokens in (1, 8, 16, 128, 200, 512, 1024, 4096, 16384):
-            yield f"align {name} {tokens}", partial(_align, launch, tokens)
-        yield f"align {name} graph and streams", partial(_align_graph, launch)
-    for name in GATES:
-        yield f"gate {name}", partial(_gate, name)
+    yield from routing_checks()
     yield "combine", _combine
     yield from layer_checks()
     for candidate in all_candidates():
         name = f"gemm{candidate.product} {candidate.kind} {candidate.label}"
         yield name, partial(_gemm, candidate)
+
+
+def routing_checks() -> Iterator[tuple[str, Check]]:
+    """Align and gate by every arm of this machine."""
+    for name, launch in align_arms().items():
+        for tokens in (1, 8, 16, 128, 200, 512, 1024, 4096, 16384, 100_000):
+            yield f"align {name} {tokens}", partial(_align, launch, tokens)
+        yield f"align {name} graph and streams", partial(_align_graph, launch)
+    for name, (spec, num_experts, *_) in GATES.items():
+        for arm, choose in gate_arms(spec, num_experts).items():
+            yield f"gate {arm} {name}", partial(_gate, choose, name)
 
 
 def _ids(tokens: int, num_experts: int = 256) -> torch.Tensor:
@@ -115,7 +122,7 @@ def _align_graph(launch: AlignLaunch) -> str:
     return ""
 
 
-def _gate(name: str) -> str:
+def _gate(launch: GateLaunch, name: str) -> str:
     spec, num_experts, dtype, has_bias = GATES[name]
     is_exact = not has_bias and spec.num_groups == 1
     for tokens in (1, 7, 4096, 16384):
@@ -123,7 +130,7 @@ def _gate(name: str) -> str:
         bias = torch.randn(num_experts, device="cuda") / 8 if has_bias else None
         weights = poison_(torch.empty(tokens, spec.top_k, device="cuda"))
         ids = poison_(torch.empty(tokens, spec.top_k, device="cuda", dtype=torch.int32))
-        launch_gate(logits, bias, weights, ids, spec)
+        launch(logits, bias, weights, ids, spec)
         weights_ref, ids_ref = gate_ref(logits, spec, bias)
         # Device exponentials differ in the last bit, so scores that are all but equal may swap.
         share = float((ids != ids_ref).float().mean())
@@ -170,10 +177,11 @@ def _gemm(candidate: Candidate) -> str:
 
 
 def main() -> None:
-    part, num_parts = int(sys.argv[1]), int(sys.argv[2])
+    part, num_parts, starts = int(sys.argv[1]), int(sys.argv[2]), tuple(sys.argv[3:])
     torch.backends.cuda.matmul.allow_tf32 = False
     results = {}
-    for idx, (name, check) in enumerate(checks()):
+    chosen = [(name, check) for name, check in checks() if not starts or name.startswith(starts)]
+    for idx, (name, check) in enumerate(chosen):
         if idx % num_parts == part:
             try:
                 results[name] = check()

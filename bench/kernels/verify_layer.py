@@ -18,7 +18,8 @@ from bench.kernels.candidates import Kind
 from bench.kernels.moe_problem import MoeShape, Problem
 
 SHAPE = MoeShape(name="small", num_experts=9, per_token=3, hidden=512, width=256)
-SIZES = (1, 5, 40, 150, 300)  # pairs of the decode kernels, then row tiles of 32, 64 and 128
+FEW = 5  # tokens whose pairs the decode kernels take
+SIZES = (1, 40, 150, 300)  # the decode kernels again, then row tiles of 32, 64 and 128
 KINDS: tuple[Kind, ...] = ("bf16", "a16w8")
 # Activations, gate and up, hidden rows, the rows before the sum and the sum itself are rounded to bfloat16.
 LIMIT = tolerance(torch.bfloat16, num_roundings=4, depth=1024)
@@ -54,8 +55,14 @@ def layer_checks() -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"layer {tokens}: graph and streams", partial(_graph_and_streams, tokens)
     for dtype in (torch.bfloat16, torch.float32):
         yield f"route {dtype}", partial(_route, dtype)
+    yield from decode_checks()
+
+
+def decode_checks() -> Iterator[tuple[str, Callable[[], str]]]:
     for kind in KINDS:
         yield f"decode {kind}", partial(_decode, kind)
+        yield f"layer {kind} {FEW}: repeats", partial(_repeats, kind, FEW)
+    yield f"layer {FEW}: graph and streams", partial(_graph_and_streams, FEW)
 
 
 def _layer(problem: Problem) -> Layer:

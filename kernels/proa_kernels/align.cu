@@ -7,150 +7,14 @@
 // so the launch boundary is the only synchronisation between blocks. Large tiles are laid out by expert in shared
 // memory first, so that neighbouring threads write neighbouring rows.
 
-#if defined(__HIP_PLATFORM_AMD__)
-#include <hip/hip_runtime.h>
-#define STREAM hipStream_t
-#define LAST_ERROR() static_cast<int>(hipGetLastError())
-#define SHUFFLE_UP(value, by) __shfl_up(value, by)
-#define BALLOT(is_set) __ballot(is_set)
-#define COUNT_LANES(lanes) __popcll(lanes)
-#define WAVE_BARRIER() \
-  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront"); \
-  __builtin_amdgcn_wave_barrier(); \
-  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront")
-typedef unsigned long long Lanes;
-constexpr int WAVE = 64;
-constexpr int ROWS_IN_FLIGHT = 4;  // eight spill scalar registers
-#else
-#include <cuda_runtime.h>
-#define STREAM cudaStream_t
-#define LAST_ERROR() static_cast<int>(cudaGetLastError())
-#define SHUFFLE_UP(value, by) __shfl_up_sync(0xffffffffu, value, by)
-#define BALLOT(is_set) __ballot_sync(0xffffffffu, is_set)
-#define COUNT_LANES(lanes) __popc(lanes)
-#define WAVE_BARRIER() __syncwarp()
-typedef unsigned Lanes;
-constexpr int WAVE = 32;
-constexpr int ROWS_IN_FLIGHT = 16;
-#endif
+#include "align_ranks.cuh"
 
-typedef unsigned short Short;
-constexpr int THREADS = 1024;
-constexpr int MAX_WAVES = THREADS / WAVE;
-constexpr int DIRECT_PAIRS = 8192;      // every block counts them all
-constexpr int MIN_DIRECT_BLOCKS = 16;   // even a single pair leaves much padding to write
+constexpr int DIRECT_PAIRS = 16384;  // every block counts them all
+constexpr int MIN_DIRECT_BLOCKS = 16;  // even a single pair leaves much padding to write
 constexpr int MAX_DIRECT_BLOCKS = 128;
-constexpr int SMALL_SPAN = 2048;        // pairs of one block of the second launch, until there are too many blocks
-constexpr int MAX_SHORT_COUNT = 65535;  // of the matrix, which is read by every block
-constexpr int EACH_STAGED = 4;          // pairs of a thread in a tile that is laid out in shared memory
-constexpr int LOCAL_BITS = 12;          // of a pair's number in such a tile
-
-struct Problem {
-  const int *ids, *map, *tokens;
-  int *rows, *expert, *totals, *inverse, *counts;
-  int num_pairs, per_token, num_experts, num_ids, log_rows, expert_bits, pitch;
-};
-
-__device__ inline int pair_limit(const Problem& p) {
-  if (p.tokens == nullptr) return p.num_pairs;
-  long long limit = static_cast<long long>(max(*p.tokens, 0)) * p.per_token;
-  return limit < p.num_pairs ? static_cast<int>(limit) : p.num_pairs;
-}
-
-// Local expert of a pair; num_experts where it is dropped.
-__device__ inline int local_expert(const Problem& p, int id) {
-  if (p.map != nullptr) id = id >= 0 && id < p.num_ids ? p.map[id] : -1;
-  return id >= 0 && id < p.num_experts ? id : p.num_experts;
-}
-
-__device__ inline int load_expert(const Problem& p, int pair, int limit) {
-  return pair < limit ? local_expert(p, p.ids[pair]) : p.num_experts;
-}
-
-// Lanes of this wave that hold the same value; all lanes must call it.
-__device__ inline Lanes equal_lanes(int value, int bits) {
-  Lanes equal = ~static_cast<Lanes>(0);
-  for (int bit = 0; bit < bits; ++bit) {
-    bool is_set = (value >> bit) & 1;
-    Lanes set = BALLOT(is_set);
-    equal &= is_set ? set : ~set;
-  }
-  return equal;
-}
-
-__device__ inline int padded(int count, int log_rows) {
-  return (count + (1 << log_rows) - 1) >> log_rows << log_rows;
-}
-
-// Exclusive prefix of the counts, padded to blocks of 1 << log_rows, into start[]; returns the total. Every thread of
-// the block must call it; a barrier is due before start[] is read and before wave_sum[] is used again.
-__device__ int scan_counts(const int* count, int* start, int* wave_sum, int num_experts, int log_rows) {
-  int each = (num_experts + blockDim.x - 1) / blockDim.x;
-  int first = threadIdx.x * each, last = min(first + each, num_experts);
-  int mine = 0;
-  for (int e = first; e < last; ++e) mine += padded(count[e], log_rows);
-  int lane = threadIdx.x % WAVE, wave = threadIdx.x / WAVE, upto = mine;
-#pragma unroll
-  for (int by = 1; by < WAVE; by *= 2) {
-    int other = SHUFFLE_UP(upto, by);
-    if (lane >= by) upto += other;
-  }
-  if (lane == WAVE - 1) wave_sum[wave] = upto;
-  __syncthreads();
-  int before = 0, total = 0;
-  for (int w = 0; w < blockDim.x / WAVE; ++w) {
-    if (w < wave) before += wave_sum[w];
-    total += wave_sum[w];
-  }
-  int here = before + upto - mine;
-  for (int e = first; e < last; ++e) {
-    start[e] = here;
-    here += padded(count[e], log_rows);
-  }
-  return total;
-}
-
-// Rank of a pair among those of its expert that this wave has seen; `seen` counts them. All lanes must call it.
-__device__ inline int rank_in_wave(const Problem& p, int expert, Short* seen) {
-  int lane = threadIdx.x % WAVE;
-  Lanes equal = equal_lanes(expert, p.expert_bits);
-  int before = seen[expert], rank = COUNT_LANES(equal & ((static_cast<Lanes>(1) << lane) - 1));
-  WAVE_BARRIER();
-  if (rank == 0) seen[expert] = static_cast<Short>(before + COUNT_LANES(equal));
-  WAVE_BARRIER();
-  return before + rank;
-}
-
-__device__ inline void store_row(const Problem& p, int row, int pair, int expert) {
-  p.rows[row] = pair;
-  if ((row & ((1 << p.log_rows) - 1)) == 0) p.expert[row >> p.log_rows] = expert;
-}
-
-__device__ inline void store_pair(const Problem& p, int pair, int expert, int row) {
-  if (pair >= p.num_pairs) return;
-  bool is_kept = expert < p.num_experts;
-  p.inverse[pair] = is_kept ? row : -1;
-  if (is_kept) store_row(p, row, pair, expert);
-}
-
-// Waves take the experts first, first + step, ... in turn and fill what lacks to whole blocks.
-__device__ void pad_experts(const int* count, const int* start, const Problem& p, int first, int step) {
-  int lane = threadIdx.x % WAVE, wave = threadIdx.x / WAVE, block_waves = blockDim.x / WAVE;
-  for (int e = first + wave * step; e < p.num_experts; e += block_waves * step)
-    for (int r = count[e] + lane; r < padded(count[e], p.log_rows); r += WAVE) p.rows[start[e] + r] = p.num_pairs;
-}
-
-// One block stores them; `kept` is a word of shared memory. Every thread of the block must call it.
-__device__ void store_totals(const int* count, int total, int* kept, const Problem& p) {
-  if (threadIdx.x == 0) *kept = 0;
-  __syncthreads();
-  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
-    p.counts[e] = count[e];
-    atomicAdd(kept, count[e]);
-  }
-  __syncthreads();
-  if (threadIdx.x < 2) p.totals[threadIdx.x] = threadIdx.x == 0 ? total : *kept;
-}
+constexpr int MAX_RANKED_BLOCKS = 128;  // each of one tile; each reads the counts of all
+constexpr int EACH = 4;  // pairs of a thread in a tile; half of them in small tiles
+constexpr int LOCAL_BITS = 12;  // of a pair's number in such a tile
 
 extern __shared__ int shared[];
 
@@ -164,25 +28,28 @@ __global__ void __launch_bounds__(THREADS) direct_kernel(Problem p, int tile) {
   int limit = pair_limit(p), wave = threadIdx.x / WAVE, first = blockIdx.x * tile, pair = first + threadIdx.x;
   bool is_mine = threadIdx.x < tile;
   int expert = is_mine ? load_expert(p, pair, limit) : 0;
+  const int4* wide = reinterpret_cast<const int4*>(p.ids);
+  int quad = threadIdx.x;
+  int4 ids = quad < limit / 4 ? wide[quad] : int4{};
   for (int i = threadIdx.x; i <= p.num_experts; i += blockDim.x) both[i] = 0;
   for (int i = threadIdx.x; i < tile / WAVE * p.pitch; i += blockDim.x) table[i] = 0;
   __syncthreads();
-  const int4* wide = reinterpret_cast<const int4*>(p.ids);
-#pragma unroll 2
-  for (int i = threadIdx.x; i < limit / 4; i += blockDim.x) {
-    int4 ids = wide[i];
-    int one = 4 * i < first ? 0x10001 : 1;  // a tile starts at a multiple of four
+  while (quad < limit / 4) {
+    int one = 4 * quad < first ? 0x10001 : 1;  // a tile starts at a multiple of four
     atomicAdd(&both[local_expert(p, ids.x)], one);
     atomicAdd(&both[local_expert(p, ids.y)], one);
     atomicAdd(&both[local_expert(p, ids.z)], one);
     atomicAdd(&both[local_expert(p, ids.w)], one);
+    quad += blockDim.x;
+    if (quad < limit / 4) ids = wide[quad];
   }
   int rest = limit / 4 * 4 + threadIdx.x;
   if (rest < limit) atomicAdd(&both[load_expert(p, rest, limit)], rest < first ? 0x10001 : 1);
   int rank = is_mine ? rank_in_wave(p, expert, table + wave * p.pitch) : 0;
   __syncthreads();
-  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) count[e] = both[e] & 0xffff;
-  __syncthreads();
+  int each = (p.num_experts + blockDim.x - 1) / blockDim.x;  // as in scan_counts, so that no barrier is due
+  for (int e = threadIdx.x * each; e < min((static_cast<int>(threadIdx.x) + 1) * each, p.num_experts); ++e)
+    count[e] = both[e] & 0xffff;
   int total = scan_counts(count, start, wave_sum, p.num_experts, p.log_rows);
   __syncthreads();
   if (is_mine) {
@@ -197,8 +64,7 @@ __global__ void __launch_bounds__(THREADS) direct_kernel(Problem p, int tile) {
   if (blockIdx.x == 0) store_totals(count, total, wave_sum + MAX_WAVES, p);
 }
 
-template <class Count>
-__global__ void __launch_bounds__(THREADS) count_kernel(Problem p, Count* matrix, int span) {
+__global__ void __launch_bounds__(THREADS) count_kernel(Problem p, int* matrix, int span) {
   for (int e = threadIdx.x; e <= p.num_experts; e += blockDim.x) shared[e] = 0;
   __syncthreads();
   long long begin = static_cast<long long>(blockIdx.x) * span;
@@ -219,7 +85,7 @@ __global__ void __launch_bounds__(THREADS) count_kernel(Problem p, Count* matrix
   if (begin < end && rest < end) atomicAdd(&shared[load_expert(p, rest, limit)], 1);
   __syncthreads();
   for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x)
-    matrix[blockIdx.x * p.num_experts + e] = static_cast<Count>(shared[e]);
+    matrix[blockIdx.x * p.num_experts + e] = shared[e];
 }
 
 // Pairs of each expert in all rows of the matrix and in those before this block's.
@@ -239,45 +105,42 @@ __device__ void sum_matrix(const Problem& p, const Count* matrix, int* count, in
   }
 }
 
-// Turns what each wave holds of an expert into what the waves before it hold.
-__device__ void sum_waves(const Problem& p, Short* table, int* tile_count) {
-  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
-    int before = 0;
-#pragma unroll 8
-    for (int v = 0; v < blockDim.x / WAVE; ++v) {
-      int here = table[v * p.pitch + e];
-      table[v * p.pitch + e] = static_cast<Short>(before);
-      before += here;
-    }
-    tile_count[e] = before;
-  }
-}
-
-// Each wave takes EACH * WAVE pairs that follow each other.
-template <int EACH>
-__device__ inline void load_tile(const Problem& p, long long first, long long end, int limit, int (&expert)[EACH]) {
-  long long pair = first + threadIdx.x / WAVE * (EACH * WAVE) + threadIdx.x % WAVE;
+// Each wave takes TILE_EACH * WAVE pairs that follow each other.
+template <int TILE_EACH>
+__device__ inline void load_tile(const Problem& p, long long first, long long end, int limit, int (&expert)[TILE_EACH]) {
+  long long pair = first + threadIdx.x / WAVE * (TILE_EACH * WAVE) + threadIdx.x % WAVE;
 #pragma unroll
-  for (int k = 0; k < EACH; ++k)
+  for (int k = 0; k < TILE_EACH; ++k)
     expert[k] = pair + k * WAVE < end ? load_expert(p, static_cast<int>(pair) + k * WAVE, limit) : p.num_experts;
 }
 
-template <class Count, int EACH>
-__global__ void __launch_bounds__(THREADS) place_kernel(Problem p, const Count* matrix, int span) {
-  constexpr bool STAGED = EACH == EACH_STAGED;
-  int* count = shared;
-  int* start = count + p.num_experts;
-  int* base = start + p.num_experts;
-  int* tile_count = base + p.num_experts;
-  int* tile_start = tile_count + p.num_experts;
-  int* wave_sum = tile_start + p.num_experts;
-  unsigned* staged = reinterpret_cast<unsigned*>(wave_sum + MAX_WAVES + 1);
-  Short* table = reinterpret_cast<Short*>(staged + (STAGED ? EACH * blockDim.x : 0));
-  int limit = pair_limit(p), lane = threadIdx.x % WAVE, wave = threadIdx.x / WAVE, tile = EACH * blockDim.x;
-  long long first = static_cast<long long>(blockIdx.x) * span;
-  long long end = min(first + span, static_cast<long long>(p.num_pairs));
-  int expert[EACH], rank[EACH];
-  load_tile<EACH>(p, first, end, limit, expert);
+// Where every pair stands among those of its expert in this block, and how many of each expert the block holds.
+template <int TILE_EACH>
+__global__ void __launch_bounds__(THREADS) rank_kernel(Problem p, Short* matrix, Short* ranks) {
+  int* tile_count = shared;
+  Short* table = reinterpret_cast<Short*>(tile_count + p.num_experts);
+  int wave = threadIdx.x / WAVE, tile = TILE_EACH * blockDim.x, expert[TILE_EACH], rank[TILE_EACH];
+  int first = blockIdx.x * tile, pair = first + wave * (TILE_EACH * WAVE) + threadIdx.x % WAVE;
+  load_tile<TILE_EACH>(p, first, min(first + tile, p.num_pairs), pair_limit(p), expert);
+  for (int i = threadIdx.x; i < blockDim.x / WAVE * p.pitch; i += blockDim.x) table[i] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < TILE_EACH; ++k) rank[k] = rank_in_wave(p, expert[k], table + wave * p.pitch);
+  __syncthreads();
+  sum_waves(p, table, tile_count);
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < TILE_EACH; ++k)
+    if (expert[k] < p.num_experts)
+      ranks[pair + k * WAVE] = static_cast<Short>(table[wave * p.pitch + expert[k]] + rank[k]);
+  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x)
+    matrix[blockIdx.x * p.num_experts + e] = static_cast<Short>(tile_count[e]);
+}
+
+// Start of each expert's pairs of this block from the counts of all blocks; the first block stores the totals, and all
+// share the padding. Every thread of the block must call it.
+template <class Count>
+__device__ void start_block(const Problem& p, const Count* matrix, int* count, int* start, int* base, int* wave_sum) {
   for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) count[e] = base[e] = 0;
   __syncthreads();
   sum_matrix<Count>(p, matrix, count, base);
@@ -287,6 +150,41 @@ __global__ void __launch_bounds__(THREADS) place_kernel(Problem p, const Count* 
   for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) base[e] += start[e];
   if (blockIdx.x == 0) store_totals(count, total, wave_sum + MAX_WAVES, p);
   pad_experts(count, start, p, blockIdx.x, gridDim.x);
+  __syncthreads();
+}
+
+template <int TILE_EACH>
+__global__ void __launch_bounds__(THREADS) scatter_kernel(Problem p, const Short* matrix, const Short* ranks) {
+  int* count = shared;
+  int* start = count + p.num_experts;
+  int* base = start + p.num_experts;
+  int tile = TILE_EACH * blockDim.x, first = blockIdx.x * tile, expert[TILE_EACH], rank[TILE_EACH];
+  int pair = first + threadIdx.x / WAVE * (TILE_EACH * WAVE) + threadIdx.x % WAVE;
+  load_tile<TILE_EACH>(p, first, min(first + tile, p.num_pairs), pair_limit(p), expert);
+#pragma unroll
+  for (int k = 0; k < TILE_EACH; ++k) rank[k] = expert[k] < p.num_experts ? ranks[pair + k * WAVE] : 0;
+  start_block<Short>(p, matrix, count, start, base, base + p.num_experts);
+#pragma unroll
+  for (int k = 0; k < TILE_EACH; ++k)
+    store_pair(p, pair + k * WAVE, expert[k], expert[k] < p.num_experts ? base[expert[k]] + rank[k] : 0);
+}
+
+// Tiles of a block one after the other.
+__global__ void __launch_bounds__(THREADS, 2) place_kernel(Problem p, const int* matrix, int span) {
+  int* count = shared;
+  int* start = count + p.num_experts;
+  int* base = start + p.num_experts;
+  int* tile_count = base + p.num_experts;
+  int* tile_start = tile_count + p.num_experts;
+  int* wave_sum = tile_start + p.num_experts;
+  unsigned* staged = reinterpret_cast<unsigned*>(wave_sum + MAX_WAVES + 1);
+  Short* table = reinterpret_cast<Short*>(staged + EACH * blockDim.x);
+  int limit = pair_limit(p), lane = threadIdx.x % WAVE, wave = threadIdx.x / WAVE, tile = EACH * blockDim.x;
+  long long first = static_cast<long long>(blockIdx.x) * span;
+  long long end = min(first + span, static_cast<long long>(p.num_pairs));
+  int expert[EACH], rank[EACH];
+  load_tile<EACH>(p, first, end, limit, expert);
+  start_block<int>(p, matrix, count, start, base, wave_sum);
   for (; first < end; first += tile) {
     for (int i = threadIdx.x; i < blockDim.x / WAVE * p.pitch; i += blockDim.x) table[i] = 0;
     __syncthreads();
@@ -295,33 +193,21 @@ __global__ void __launch_bounds__(THREADS) place_kernel(Problem p, const Count* 
     __syncthreads();
     sum_waves(p, table, tile_count);
     __syncthreads();
-    int num_kept = 0;
-    if (STAGED) {
-      num_kept = scan_counts(tile_count, tile_start, wave_sum, p.num_experts, 0);
-      __syncthreads();
-    }
+    int num_kept = scan_counts(tile_count, tile_start, wave_sum, p.num_experts, 0);
+    __syncthreads();
 #pragma unroll
     for (int k = 0; k < EACH; ++k) {
-      int local = wave * (EACH * WAVE) + k * WAVE + lane, pair = static_cast<int>(first) + local, place = 0;
+      int local = wave * (EACH * WAVE) + k * WAVE + lane;
       bool is_kept = expert[k] < p.num_experts;
-      if (is_kept) place = table[wave * p.pitch + expert[k]] + rank[k];
-      int row = is_kept ? base[expert[k]] + place : 0;
-      if (!STAGED) {
-        if (first + local < end) store_pair(p, pair, expert[k], row);
-        continue;
-      }
-      if (first + local < end) p.inverse[pair] = is_kept ? row : -1;
+      int place = is_kept ? table[wave * p.pitch + expert[k]] + rank[k] : 0;
+      if (first + local < end) p.inverse[first + local] = is_kept ? base[expert[k]] + place : -1;
       if (is_kept) staged[tile_start[expert[k]] + place] = static_cast<unsigned>(expert[k]) << LOCAL_BITS | local;
     }
-    if (STAGED) {
-      load_tile<EACH>(p, first + tile, end, limit, expert);
-      __syncthreads();
-      for (int i = threadIdx.x; i < num_kept; i += blockDim.x) {
-        int e = staged[i] >> LOCAL_BITS, pair = static_cast<int>(first) + (staged[i] & ((1 << LOCAL_BITS) - 1));
-        store_row(p, base[e] + i - tile_start[e], pair, e);
-      }
-    } else {
-      load_tile<EACH>(p, first + tile, end, limit, expert);
+    load_tile<EACH>(p, first + tile, end, limit, expert);
+    __syncthreads();
+    for (int i = threadIdx.x; i < num_kept; i += blockDim.x) {
+      int e = staged[i] >> LOCAL_BITS, pair = static_cast<int>(first) + (staged[i] & ((1 << LOCAL_BITS) - 1));
+      store_row(p, base[e] + i - tile_start[e], pair, e);
     }
     __syncthreads();
     for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) base[e] += tile_count[e];
@@ -330,47 +216,54 @@ __global__ void __launch_bounds__(THREADS) place_kernel(Problem p, const Count* 
 
 static int rounded(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
+enum Way { DIRECT, RANKED, PLACED };
+
 struct Plan {
-  int blocks, threads, span;  // `span`: pairs of a block, which takes them in one tile if it is the only launch
-  bool is_direct, is_staged, is_short;
+  Way way;
+  int blocks, threads, span;  // `span`: pairs of a block
 };
 
 static Plan plan_for(int num_pairs, int num_experts, int max_blocks) {
-  Plan plan = {};
-  plan.is_direct = num_pairs <= DIRECT_PAIRS;
-  if (plan.is_direct) {
-    plan.span = rounded((num_pairs + MAX_DIRECT_BLOCKS - 1) / MAX_DIRECT_BLOCKS, WAVE);
-    if (plan.span < WAVE) plan.span = WAVE;
-    plan.blocks = (num_pairs + plan.span - 1) / plan.span;
-    if (plan.blocks < MIN_DIRECT_BLOCKS) plan.blocks = MIN_DIRECT_BLOCKS;
+  Plan plan = {DIRECT, 0, num_experts <= 256 ? THREADS : THREADS / 2, 0};  // the table of waves and experts has to fit
+  if (num_pairs <= DIRECT_PAIRS) {
+    plan.span = max(rounded((num_pairs + MAX_DIRECT_BLOCKS - 1) / MAX_DIRECT_BLOCKS, WAVE), WAVE);
+    plan.blocks = max((num_pairs + plan.span - 1) / plan.span, MIN_DIRECT_BLOCKS);
     plan.threads = num_pairs <= 1024 ? 256 : num_pairs >= 4096 ? THREADS : rounded(num_pairs / 4, WAVE);
     return plan;
   }
-  plan.threads = num_experts <= 256 ? THREADS : THREADS / 2;  // the table of waves and experts has to fit
-  plan.blocks = (num_pairs + SMALL_SPAN - 1) / SMALL_SPAN;
-  if (plan.blocks > max_blocks) plan.blocks = max_blocks;
+  for (int each = EACH / 2; each <= EACH; each *= 2) {
+    plan.way = RANKED;
+    plan.span = each * plan.threads;
+    plan.blocks = (num_pairs + plan.span - 1) / plan.span;
+    if (plan.blocks <= min(max_blocks, MAX_RANKED_BLOCKS)) return plan;
+  }
+  plan.way = PLACED;
+  plan.blocks = max_blocks;
   plan.span = rounded((num_pairs + plan.blocks - 1) / plan.blocks, 4);
-  plan.is_staged = plan.span > SMALL_SPAN;
-  plan.is_short = plan.span <= MAX_SHORT_COUNT;
   return plan;
 }
 
-template <class Count>
-static int launch_two(const Problem& p, const Plan& plan, void* workspace, STREAM stream) {
-  Count* matrix = static_cast<Count*>(workspace);
-  int blocks = plan.blocks, threads = plan.threads, span = plan.span;
+template <int TILE_EACH>
+static void launch_ranked(const Problem& p, const Plan& plan, Short* matrix, STREAM stream) {
+  Short* ranks = matrix + plan.blocks * p.num_experts;
+  size_t bytes = p.num_experts * sizeof(int) + plan.threads / WAVE * p.pitch * 2;
+  size_t head = (3 * p.num_experts + MAX_WAVES + 1) * sizeof(int);
+  rank_kernel<TILE_EACH><<<plan.blocks, plan.threads, bytes, stream>>>(p, matrix, ranks);
+  scatter_kernel<TILE_EACH><<<plan.blocks, plan.threads, head, stream>>>(p, matrix, ranks);
+}
+
+static void launch_placed(const Problem& p, const Plan& plan, int* matrix, STREAM stream) {
   size_t head = (5 * p.num_experts + MAX_WAVES + 1) * sizeof(int);
-  size_t bytes = head + (plan.is_staged ? EACH_STAGED * threads * sizeof(int) : 0) + threads / WAVE * p.pitch * 2;
-  count_kernel<Count><<<blocks, threads, (p.num_experts + 1) * sizeof(int), stream>>>(p, matrix, span);
-  if (plan.is_staged) place_kernel<Count, EACH_STAGED><<<blocks, threads, bytes, stream>>>(p, matrix, span);
-  else place_kernel<Count, SMALL_SPAN / THREADS><<<blocks, threads, bytes, stream>>>(p, matrix, span);
-  return LAST_ERROR();
+  size_t bytes = head + EACH * plan.threads * sizeof(int) + plan.threads / WAVE * p.pitch * 2;
+  count_kernel<<<plan.blocks, plan.threads, (p.num_experts + 1) * sizeof(int), stream>>>(p, matrix, plan.span);
+  place_kernel<<<plan.blocks, plan.threads, bytes, stream>>>(p, matrix, plan.span);
 }
 
 // Bytes of device memory that `proa_align` needs for these sizes.
 extern "C" int proa_align_workspace(int num_pairs, int num_experts, int max_blocks) {
   Plan plan = plan_for(num_pairs, num_experts, max_blocks);
-  return plan.is_direct ? 0 : plan.blocks * num_experts * (plan.is_short ? 2 : 4);
+  int counts = plan.blocks * num_experts;
+  return plan.way == DIRECT ? 0 : plan.way == RANKED ? (counts + num_pairs) * 2 : counts * 4;
 }
 
 // Returns 0, -1 for more experts than the tables hold, or the runtime's error. Pointers: see struct Problem.
@@ -385,10 +278,15 @@ extern "C" int proa_align(
   // The table has a place for dropped pairs.
   Problem p = {ids, map, tokens, rows, expert, totals, inverse, counts, num_pairs, per_token, num_experts, num_ids,
                log_rows, bits, rounded(num_experts + 1, 2)};
-  if (plan.is_direct) {
+  if (plan.way == DIRECT) {
     size_t bytes = (3 * num_experts + 2 + MAX_WAVES) * sizeof(int) + plan.span / WAVE * p.pitch * 2;
     direct_kernel<<<plan.blocks, plan.threads, bytes, stream>>>(p, plan.span);
-    return LAST_ERROR();
+  } else if (plan.way == PLACED) {
+    launch_placed(p, plan, static_cast<int*>(workspace), stream);
+  } else if (plan.span == EACH * plan.threads) {
+    launch_ranked<EACH>(p, plan, static_cast<Short*>(workspace), stream);
+  } else {
+    launch_ranked<EACH / 2>(p, plan, static_cast<Short*>(workspace), stream);
   }
-  return plan.is_short ? launch_two<Short>(p, plan, workspace, stream) : launch_two<int>(p, plan, workspace, stream);
+  return LAST_ERROR();
 }

@@ -67,7 +67,9 @@ def arch_named(name: str, num_cus: int) -> Arch:
 
 _REFERENCE: Mapping[Op, Arm] = dict.fromkeys(get_args(Op), "reference")
 _TRITON: Mapping[Op, Arm] = dict.fromkeys(_REFERENCE, "triton")
-ARMS: Mapping[ArchName, Mapping[Op, Arm]] = {"cpu": _REFERENCE, "sm90": _TRITON, "gfx942": _TRITON, "gfx950": _TRITON}
+# Native: where this machine can build it and it takes the sizes, else Triton. On Instinct nobody has measured it.
+_SM90: Mapping[Op, Arm] = {**_TRITON, "moe_align": "native", "gate": "native"}
+ARMS: Mapping[ArchName, Mapping[Op, Arm]] = {"cpu": _REFERENCE, "sm90": _SM90, "gfx942": _TRITON, "gfx950": _TRITON}
 
 
 def arm_for(op: Op, device: torch.device) -> Arm:

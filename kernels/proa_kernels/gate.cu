@@ -5,21 +5,7 @@
 // so that one maximum over the wave's heads finds score and expert. Where two of the best keys agree in all that is
 // left of the score, the wave decides again with whole scores. Scores of 16 bits lose nothing (NARROW).
 
-#if defined(__HIP_PLATFORM_AMD__)
-#include <hip/hip_runtime.h>
-#define STREAM hipStream_t
-#define LAST_ERROR() static_cast<int>(hipGetLastError())
-#define SHUFFLE_XOR(value, by) __shfl_xor(value, by)
-#define SHUFFLE(value, lane) __shfl(value, lane)
-constexpr int WAVE = 64;
-#else
-#include <cuda_runtime.h>
-#define STREAM cudaStream_t
-#define LAST_ERROR() static_cast<int>(cudaGetLastError())
-#define SHUFFLE_XOR(value, by) __shfl_xor_sync(0xffffffffu, value, by)
-#define SHUFFLE(value, lane) __shfl_sync(0xffffffffu, value, lane)
-constexpr int WAVE = 32;
-#endif
+#include "wave.cuh"
 
 constexpr int WAVES = 4;  // of a block; they do not know of each other
 
@@ -28,28 +14,28 @@ struct Problem {
   const float* bias;
   float* weights;
   int* ids;
-  int num_tokens, num_experts, top_k, num_shared, num_groups, top_groups, splits, id_bits;
+  int num_tokens, num_experts, top_k, num_shared, num_groups, top_groups, group_shift, splits, id_mask;
   float scale;
   bool is_softmax, is_renormalized, is_rounded, is_top2;
 };
 
-__device__ inline float as_float(unsigned bits) { return __uint_as_float(bits); }
 __device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(unsigned short bfloat) { return as_float(static_cast<unsigned>(bfloat) << 16); }
+__device__ inline float to_float(unsigned short bfloat) { return __int_as_float(static_cast<int>(bfloat) << 16); }
 
-// Unsigned integers in the order of floats; NaN above all, -0 as +0, and nothing real is 0.
-__device__ inline unsigned ordered(float value) {
-  unsigned bits = __float_as_uint(value + 0.0f);
-  unsigned key = bits >> 31 ? ~bits : bits | 0x80000000u;
-  return value != value ? 0xffffffffu : key;
+// Integers in the order of floats; NaN above all, -0 as +0, and nothing real is as low as ABSENT.
+constexpr int ABSENT = -0x7fffffff - 1;
+
+__device__ inline int ordered(float value) {
+  int bits = __float_as_int(CANONICAL(value));
+  return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
-__device__ inline float unordered(unsigned key) { return as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
+__device__ inline float unordered(int key) { return __int_as_float(key ^ (key >> 31 & 0x7fffffff)); }
 
-__device__ inline unsigned wave_max(unsigned value) {
+__device__ inline int wave_max(int value) {
 #if defined(__HIP_PLATFORM_AMD__)
 #pragma unroll
-  for (int by = WAVE / 2; by > 0; by /= 2) value = max(value, static_cast<unsigned>(SHUFFLE_XOR(value, by)));
+  for (int by = WAVE / 2; by > 0; by /= 2) value = max(value, SHUFFLE_XOR(value, by));
   return value;
 #else
   return __reduce_max_sync(0xffffffffu, value);
@@ -63,9 +49,8 @@ __device__ inline float wave_sum(float value) {
 }
 
 __device__ inline float rounded_to_bfloat(float value) {
-  unsigned bits = __float_as_uint(value);
-  if (value != value) return value;
-  return as_float((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
+  int bits = __float_as_int(value);
+  return value != value ? value : __int_as_float((bits + 0x7fff + (bits >> 16 & 1)) & ~0xffff);
 }
 
 template <class T, int EACH>
@@ -94,7 +79,7 @@ __device__ inline void load_logits(const Problem& p, int token, int first, float
 
 // Batcher's odd-even merge sort, largest first.
 template <int N>
-__device__ inline void sort(unsigned (&key)[N]) {
+__device__ inline void sort(int (&key)[N]) {
 #pragma unroll
   for (int size = 1; size < N; size *= 2)
 #pragma unroll
@@ -104,142 +89,150 @@ __device__ inline void sort(unsigned (&key)[N]) {
         bool is_pair = i >= gap % size && i + gap < N && (i - gap % size) % (2 * gap) < gap &&
                        i / (2 * size) == (i + gap) / (2 * size);
         if (is_pair) {
-          unsigned upper = max(key[i], key[i + gap]);
+          int upper = max(key[i], key[i + gap]);
           key[i + gap] = min(key[i], key[i + gap]);
           key[i] = upper;
         }
       }
 }
 
-// True for lanes whose group is among the best ones; `lanes` of them share a group.
+// True for lanes whose group is among the best ones; 1 << group_shift lanes share a group.
 template <int EACH>
-__device__ inline bool is_in_best_groups(const Problem& p, const unsigned (&key)[EACH], int lane, int lanes) {
-  unsigned first = 0, second = 0;
+__device__ inline bool is_in_best_groups(const Problem& p, const int (&key)[EACH], int lane) {
+  int first = ABSENT, second = ABSENT, mine = lane >> p.group_shift;
 #pragma unroll
   for (int i = 0; i < EACH; ++i) {
     second = max(second, min(first, key[i]));
     first = max(first, key[i]);
   }
-  for (int by = 1; by < lanes; by *= 2) {
-    unsigned other = SHUFFLE_XOR(first, by), next = SHUFFLE_XOR(second, by);
+  for (int by = 1; by < 1 << p.group_shift; by *= 2) {
+    int other = SHUFFLE_XOR(first, by), next = SHUFFLE_XOR(second, by);
     second = max(max(second, next), min(first, other));
     first = max(first, other);
   }
-  unsigned rating = p.is_top2 ? ordered(unordered(first) + unordered(second)) : first;
-  int rank = 0;
+  int rating = p.is_top2 ? ordered(unordered(first) + unordered(second)) : first, rank = 0;
+#pragma unroll 8
   for (int group = 0; group < p.num_groups; ++group) {
-    unsigned other = SHUFFLE(rating, group * lanes);
-    rank += other > rating || (other == rating && group < lane / lanes);
+    int other = SHUFFLE(rating, group << p.group_shift);
+    rank += other > rating || (other == rating && group < mine);
   }
-  return rank < p.top_groups && lane / lanes < p.num_groups;
+  return rank < p.top_groups && mine < p.num_groups;
 }
 
-// Lane k < top_k gets the key whose lowest bits are the complement of the k-th id; keys are sorted and used up.
-// `is_unsure` becomes true where two keys differ in their ids only.
-template <int EACH, bool NARROW>
-__device__ inline unsigned take_best(const Problem& p, unsigned (&key)[EACH], int lane, bool& is_unsure) {
-  unsigned mine = 0, last = 0, id_mask = (1u << p.id_bits) - 1;
+// Lane k < top_k gets the key whose lowest bits are the complement of the k-th id; keys are used up. TOP_K is 0 or
+// top_k. `is_unsure` becomes true where two keys, the first of the rest among them, differ in their ids only.
+template <int EACH, bool NARROW, int TOP_K>
+__device__ inline int take_best(const Problem& p, int (&key)[EACH], int lane, bool& is_unsure) {
+  int mine = 0, last = ABSENT, passes = (TOP_K ? TOP_K : p.top_k) + !NARROW;
   sort<EACH>(key);
-  for (int k = 0; k < p.top_k + !NARROW; ++k) {
-    unsigned best = wave_max(key[0]);
-    if (!NARROW) is_unsure |= ((best ^ last) & ~id_mask) == 0;
+#pragma unroll
+  for (int k = 0; k < passes; ++k) {
+    int best = wave_max(key[0]);
+    if (!NARROW) is_unsure |= ((best ^ last) & ~p.id_mask) == 0;
     last = best;
     if (lane == k) mine = best;
-    if (key[0] == best) {
+    bool is_taken = key[0] == best;
 #pragma unroll
-      for (int i = 0; i + 1 < EACH; ++i) key[i] = key[i + 1];
-      key[EACH - 1] = 0;
-    }
+    for (int i = 0; i < EACH; ++i)
+      if (TOP_K == 0 || i < passes - 1 - k) key[i] = !is_taken ? key[i] : i + 1 < EACH ? key[i + 1] : ABSENT;
   }
   return mine;
 }
 
 // The same with whole scores; lanes from 0 on hold ascending ids.
 template <int EACH>
-__device__ unsigned take_best_exactly(const Problem& p, unsigned (&score)[EACH], int lane) {
-  unsigned mine = 0, id_mask = (1u << p.id_bits) - 1;
+__device__ int take_best_exactly(const Problem& p, int (&score)[EACH], int lane) {
+  int mine = 0, rest_of_first = p.id_mask - lane * EACH;
   for (int k = 0; k < p.top_k; ++k) {
-    unsigned head = 0, rest = 0;
+    int head = ABSENT, rest = -1;
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
       if (score[i] > head) {
         head = score[i];
-        rest = id_mask - (lane * EACH + i);
+        rest = rest_of_first - i;
       }
     }
-    unsigned best = wave_max(head), best_rest = wave_max(head == best ? rest : 0);
+    int best = wave_max(head), best_rest = wave_max(head == best ? rest : -1);
     if (lane == k) mine = best_rest;
 #pragma unroll
     for (int i = 0; i < EACH; ++i)
-      if (id_mask - (lane * EACH + i) == best_rest) score[i] = 0;
+      if (rest_of_first - i == best_rest) score[i] = ABSENT;
   }
   return mine;
 }
 
-template <class T>
-__device__ inline void store_choice(const Problem& p, int token, int lane, unsigned key, float peak, float total) {
-  unsigned id_mask = (1u << p.id_bits) - 1;
-  int id = static_cast<int>(id_mask - (key & id_mask));
-  float weight = 0.0f;
-  if (lane < p.top_k) {
-    float logit[1];
-    load_logits<T, 1>(p, token, id, logit);
-    weight = p.is_softmax ? __expf(logit[0] - peak) * total : __fdividef(1.0f, 1.0f + __expf(-logit[0]));
-  }
-  if (p.is_renormalized) weight = __fdividef(weight, wave_sum(weight) + 1e-20f);
-  int width = p.top_k + p.num_shared, where = token * width + lane;
-  if (lane >= width) return;
+// `peak` and `total` (one over the sum) are those of the softmax, unless its weights are renormalised anyway.
+template <class T, bool NARROW>
+__device__ inline void store_choice(
+    const Problem& p, int token, int lane, int key, bool is_simple, float peak, float total) {
+  int id = p.id_mask - (key & p.id_mask), width = p.top_k + p.num_shared, where = token * width + lane;
   bool is_routed = lane < p.top_k;
+  float logit[1] = {0.0f};
+  if (NARROW) logit[0] = unordered((key & ~0xffff) | (key >> 31 & 0xffff));
+  else if (is_routed) load_logits<T, 1>(p, token, id, logit);
+  if (is_simple) peak = SHUFFLE(logit[0], 0);
+  float weight = p.is_softmax ? __expf(logit[0] - peak) * total : __fdividef(1.0f, 1.0f + __expf(-logit[0]));
+  if (!is_routed) weight = 0.0f;
+  if (p.is_renormalized) {
+    float sum = weight;
+    for (int by = 1; by < p.top_k; by *= 2) sum += SHUFFLE_XOR(sum, by);
+    weight = __fdividef(weight, sum + 1e-20f);
+  }
+  if (lane >= width) return;
   p.weights[where] = is_routed ? weight * p.scale : 1.0f;
   p.ids[where] = is_routed ? id : p.num_experts + lane - p.top_k;
+}
+
+// Softmax of the logits: its peak, and one over its sum.
+template <int EACH>
+__device__ inline void softmax_of(const float (&value)[EACH], bool is_real, float& peak, float& total) {
+  int top = ABSENT;
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) top = max(top, is_real ? ordered(value[i]) : ABSENT);
+  peak = unordered(wave_max(top));
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) sum += is_real ? __expf(value[i] - peak) : 0.0f;
+  total = __fdividef(1.0f, wave_sum(sum));
 }
 
 template <class T, int EACH, bool NARROW>
 __global__ void __launch_bounds__(WAVES* WAVE) gate_kernel(Problem p) {
   int token = blockIdx.x * WAVES + threadIdx.x / WAVE, lane = threadIdx.x % WAVE, first = lane * EACH;
   if (token >= p.num_tokens) return;
-  float value[EACH];
-  bool is_real = first < p.num_experts;
+  float value[EACH], peak = 0.0f, total = 1.0f;
+  bool is_real = first < p.num_experts, has_plain_choice = NARROW || (p.bias == nullptr && p.num_groups == 1);
+  bool is_simple = p.is_softmax && p.is_renormalized && has_plain_choice;
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) value[i] = 0.0f;
   if (is_real) load_logits<T, EACH>(p, token, first, value);
-  unsigned score[EACH], key[EACH], top = 0;
-  float peak = 0.0f, total = 1.0f;
-  if (p.is_softmax) {
-#pragma unroll
-    for (int i = 0; i < EACH; ++i) top = max(top, is_real ? ordered(value[i]) : 0u);
-    peak = unordered(wave_max(top));
-    if (!NARROW || !p.is_renormalized) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) sum += is_real ? __expf(value[i] - peak) : 0.0f;
-      total = __fdividef(1.0f, wave_sum(sum));
-    }
-  }
-  if (!p.is_softmax) {
+  if (p.is_softmax && !is_simple) softmax_of<EACH>(value, is_real, peak, total);
+  if (!NARROW && !p.is_softmax) {
 #pragma unroll
     for (int i = 0; i < EACH; ++i) value[i] = __fdividef(1.0f, 1.0f + __expf(-value[i]));
-  } else if (p.bias != nullptr || p.num_groups > 1) {
+  } else if (!has_plain_choice) {
 #pragma unroll
     for (int i = 0; i < EACH; ++i) value[i] = __expf(value[i] - peak) * total;
   }
-  if (p.bias != nullptr && is_real) {
+  if (!NARROW && p.bias != nullptr && is_real) {
     Pack<float, EACH> bias = *reinterpret_cast<const Pack<float, EACH>*>(p.bias + first);
 #pragma unroll
     for (int i = 0; i < EACH; ++i) value[i] += bias.value[i];
   }
+  int score[EACH], key[EACH], rest_of_first = p.id_mask - first;
+  bool is_open = is_real, is_unsure = false;
 #pragma unroll
-  for (int i = 0; i < EACH; ++i) score[i] = is_real ? ordered(value[i]) : 0u;
-  if (p.num_groups > 1) {
-    bool is_open = is_in_best_groups<EACH>(p, score, lane, p.num_experts / p.num_groups / EACH);
+  for (int i = 0; i < EACH; ++i) score[i] = is_real ? ordered(value[i]) : ABSENT;
+  if (!NARROW && p.num_groups > 1) is_open &= is_in_best_groups<EACH>(p, score, lane);
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) score[i] = is_open ? score[i] : 0u;
+  for (int i = 0; i < EACH; ++i) {
+    score[i] = is_open ? score[i] : ABSENT;
+    key[i] = is_open ? (score[i] & ~p.id_mask) | (rest_of_first - i) : ABSENT;
   }
-  unsigned id_mask = (1u << p.id_bits) - 1;
-#pragma unroll
-  for (int i = 0; i < EACH; ++i) key[i] = score[i] == 0 ? 0 : (score[i] & ~id_mask) | (id_mask - (first + i));
-  bool is_unsure = false;
-  unsigned mine = take_best<EACH, NARROW>(p, key, lane, is_unsure);
+  int mine = p.top_k == 8 ? take_best<EACH, NARROW, 8>(p, key, lane, is_unsure)
+                          : take_best<EACH, NARROW, 0>(p, key, lane, is_unsure);
   if (!NARROW && is_unsure) mine = take_best_exactly<EACH>(p, score, lane);
-  store_choice<T>(p, token, lane, mine, peak, total);
+  store_choice<T, NARROW>(p, token, lane, mine, is_simple, peak, total);
 }
 
 template <class T, bool NARROW>
@@ -252,25 +245,37 @@ static int launch(const Problem& p, int each, STREAM stream) {
   return LAST_ERROR();
 }
 
-// Experts of one lane, or 0 where this text does not serve the shape.
-extern "C" int proa_gate_each(int num_experts, int num_groups) {
-  int each = 1;
-  while (each * WAVE < num_experts) each *= 2;
-  int lanes = num_groups > 1 ? num_experts / num_groups / each : 1;
-  bool is_whole = num_experts % each == 0 && (num_groups == 1 || lanes * each * num_groups == num_experts);
-  return each <= 8 && is_whole && lanes > 0 && (lanes & (lanes - 1)) == 0 ? each : 0;
+struct Layout {
+  int each, group_shift;  // experts of a lane, or 0 where this text does not serve the shape; see is_in_best_groups
+};
+
+static Layout layout_of(int num_experts, int num_groups) {
+  Layout layout = {1, 0};
+  while (layout.each * WAVE < num_experts) layout.each *= 2;
+  bool is_whole = layout.each <= 8 && num_experts % layout.each == 0;
+  if (num_groups > 1) {
+    while ((layout.each << layout.group_shift) * num_groups < num_experts) ++layout.group_shift;
+    is_whole = is_whole && (layout.each << layout.group_shift) * num_groups == num_experts;
+  }
+  if (!is_whole) layout.each = 0;
+  return layout;
 }
+
+// Whether `proa_gate` takes these sizes.
+extern "C" int proa_gate_serves(int num_experts, int num_groups) { return layout_of(num_experts, num_groups).each > 0; }
 
 // `is_wide`: logits are float32, else bfloat16. Returns 0, -1 for a shape that is not served, or the runtime's error.
 extern "C" int proa_gate(
     const void* logits, const float* bias, float* weights, int* ids, int num_tokens, int num_experts, int top_k,
     int num_shared, int num_groups, int top_groups, int splits, int is_wide, int is_softmax, int is_renormalized,
     int is_rounded, int is_top2, float scale, STREAM stream) {
-  int each = proa_gate_each(num_experts, num_groups), bits = 1;
+  Layout layout = layout_of(num_experts, num_groups);
+  int bits = 1, each = layout.each;
   if (each == 0 || top_k + num_shared > WAVE) return -1;
   while ((1 << bits) < num_experts) ++bits;
-  Problem p = {logits, bias, weights, ids, num_tokens, num_experts, top_k, num_shared, num_groups, top_groups, splits,
-               bits, scale, is_softmax != 0, is_renormalized != 0, is_rounded != 0, is_top2 != 0};
+  Problem p = {logits, bias, weights, ids, num_tokens, num_experts, top_k, num_shared, num_groups, top_groups,
+               layout.group_shift, splits, (1 << bits) - 1, scale, is_softmax != 0, is_renormalized != 0,
+               is_rounded != 0, is_top2 != 0};
   bool is_narrow = is_softmax && bias == nullptr && num_groups == 1 && (!is_wide || is_rounded);
   if (is_wide) return is_narrow ? launch<float, true>(p, each, stream) : launch<float, false>(p, each, stream);
   return is_narrow ? launch<unsigned short, true>(p, each, stream) : launch<unsigned short, false>(p, each, stream);

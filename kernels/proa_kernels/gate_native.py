@@ -23,7 +23,7 @@ def serves_gate(logits: torch.Tensor, bias_E: torch.Tensor | None, spec: GateSpe
     is_fitting = logits.dtype in (torch.float32, torch.bfloat16) and spec.top_k + spec.num_shared <= arch.wave_size
     if not is_fitting or any(tensor.data_ptr() % ALIGNMENT for tensor in tensors) or not is_available("gate", arch):
         return False
-    return bool(library("gate", arch).proa_gate_each(logits.shape[-1], spec.num_groups))
+    return bool(library("gate", arch).proa_gate_serves(logits.shape[-1], spec.num_groups))
 
 
 def launch_gate_native(

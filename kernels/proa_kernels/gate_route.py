@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from proa_kernels.arch import arm_for
-from proa_kernels.gate import SPEC_SCHEMA, GateSpec, check_gate, choose, empty_choice, gate, gate_ref, spec_of, spec_values
+from proa_kernels.gate import (
+    SPEC_SCHEMA,
+    GateSpec,
+    check_gate,
+    choose,
+    empty_choice,
+    gate,
+    gate_ref,
+    spec_of,
+    spec_values,
+)
 
 MAX_SPLIT_TOKENS = 512
 

@@ -3,11 +3,12 @@
 Legend as in moe_decode.py; AP is A rounded up to a power of two. The first kernel gives one pair and COLS expert
 columns to each program, the second one token and COLS hidden columns, so that the weighted sum stays inside. A product
 is rows of weights times one vector: tensor cores would idle on 15 of 16 rows. SCALED: fp8 weights, one float32 scale
-for each 128 x 128 block, which is multiplied into the vector once for all COLS columns.
+for each 128 x 128 block.
 
-Depth is held as [GROUPS, WIDTH] with WIDTH = 128 where weights are scaled. The weights of the next step are asked for
-before those of this step are used. PDL: the second launch starts while the first one ends and has its first weights
-under way when the first one's results arrive (Hopper only).
+Depth is held as [GROUPS, WIDTH] with WIDTH = 128 where weights are scaled. A thread sums the products of one 16-byte
+load by itself, and that sum is scaled. The weights of the next step are asked for before those of this step are used.
+PDL: the second launch starts while the first one ends and has its first weights under way when the first one's results
+arrive (Hopper only).
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -30,10 +31,17 @@ def _load_weights(w_ptr, k, is_here, size_k):
     return tl.load(w_ptr + k, mask=is_here & (k < size_k), other=0.0)
 
 
+@triton.jit
+def _sums(w, x, C: tl.constexpr, G: tl.constexpr, W: tl.constexpr, PACK: tl.constexpr):
+    """[C, G, W / PACK]: products of `w` [C, G, W] and `x`, PACK neighbours in each sum."""
+    return tl.sum(tl.reshape(w.to(tl.float32) * x, [C, G, W // PACK, PACK]), 3)
+
+
 @triton.jit(do_not_specialize=["per_token"])
 def decode_up_kernel(
     x_ptr, ids_ptr, w_ptr, ws_ptr, h_ptr, per_token, num_experts, size_k, size_i,
-    COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr,
+    COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PACK: tl.constexpr, SCALED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0)
     if PDL:
@@ -49,26 +57,36 @@ def decode_up_kernel(
     gate_ptr = w_ptr + first_row.to(tl.int64) * size_k + (tl.arange(0, COLS) * size_k)[:, None, None]
     up_ptr = w_ptr + (first_row + size_i).to(tl.int64) * size_k + (tl.arange(0, COLS) * size_k)[:, None, None]
     within = tl.arange(0, GROUPS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    gate = tl.zeros([COLS, GROUPS, WIDTH], tl.float32)
-    up = tl.zeros([COLS, GROUPS, WIDTH], tl.float32)
+    # One address for each column: every thread loads what it multiplies, and nothing passes through shared memory.
+    x_where = x_ptr + (pair // per_token) * size_k + tl.zeros([COLS, 1, 1], tl.int32)
+    gate = tl.zeros([COLS, GROUPS, WIDTH // PACK], tl.float32)
+    up = tl.zeros([COLS, GROUPS, WIDTH // PACK], tl.float32)
+    num_groups = size_k // WIDTH
+    gate_scale_ptr = ws_ptr + first_row // WIDTH * num_groups
+    up_scale_ptr = gate_scale_ptr + size_i // WIDTH * num_groups
+    group = tl.arange(0, GROUPS)
     next_gate = _load_weights(gate_ptr, within[None, :, :], is_here, size_k)
     next_up = _load_weights(up_ptr, within[None, :, :], is_here, size_k)
-    for depth in range(0, size_k, GROUPS * WIDTH):
-        w_gate, w_up = next_gate, next_up
+    next_x = tl.load(x_where + within[None, :, :], mask=(within < size_k)[None, :, :], other=0.0)
+    if SCALED:
+        next_gate_scale = tl.load(gate_scale_ptr + group, mask=group < num_groups, other=0.0)
+        next_up_scale = tl.load(up_scale_ptr + group, mask=group < num_groups, other=0.0)
+    for depth in range(GROUPS * WIDTH, size_k + GROUPS * WIDTH, GROUPS * WIDTH):
+        w_gate, w_up, x = next_gate, next_up, next_x.to(tl.float32)
         k = depth + within
-        later = (k + GROUPS * WIDTH)[None, :, :]
-        next_gate = _load_weights(gate_ptr, later, is_here, size_k)
-        next_up = _load_weights(up_ptr, later, is_here, size_k)
-        x = tl.load(x_ptr + (pair // per_token) * size_k + k, mask=k < size_k, other=0.0).to(tl.float32)
-        x_up = x
+        next_gate = _load_weights(gate_ptr, k[None, :, :], is_here, size_k)
+        next_up = _load_weights(up_ptr, k[None, :, :], is_here, size_k)
+        next_x = tl.load(x_where + k[None, :, :], mask=(k < size_k)[None, :, :], other=0.0)
+        gate_sums = _sums(w_gate, x, COLS, GROUPS, WIDTH, PACK)
+        up_sums = _sums(w_up, x, COLS, GROUPS, WIDTH, PACK)
         if SCALED:
-            group = depth // WIDTH + tl.arange(0, GROUPS)
-            num_groups = size_k // WIDTH
-            scale_ptr = ws_ptr + first_row // WIDTH * num_groups + group
-            x_up = x * tl.load(scale_ptr + size_i // WIDTH * num_groups, mask=group < num_groups, other=0.0)[:, None]
-            x = x * tl.load(scale_ptr, mask=group < num_groups, other=0.0)[:, None]
-        gate += w_gate.to(tl.float32) * x[None, :, :]
-        up += w_up.to(tl.float32) * x_up[None, :, :]
+            gate_sums *= next_gate_scale[None, :, None]
+            up_sums *= next_up_scale[None, :, None]
+            group += GROUPS
+            next_gate_scale = tl.load(gate_scale_ptr + group, mask=group < num_groups, other=0.0)
+            next_up_scale = tl.load(up_scale_ptr + group, mask=group < num_groups, other=0.0)
+        gate += gate_sums
+        up += up_sums
     total = tl.sum(tl.sum(gate, 2), 1)
     h = total / (1.0 + tl.exp(-total)) * tl.sum(tl.sum(up, 2), 1)
     tl.store(h_ptr + pair * size_i + col, h, mask=col < size_i)
@@ -77,8 +95,8 @@ def decode_up_kernel(
 @triton.jit(do_not_specialize=["per_token"])
 def decode_down_kernel(
     h_ptr, weights_ptr, ids_ptr, w_ptr, ws_ptr, out_ptr, per_token, num_experts, size_k, size_n,
-    AP: tl.constexpr, COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SCALED: tl.constexpr,
-    PDL: tl.constexpr,
+    AP: tl.constexpr, COLS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PACK: tl.constexpr,
+    SCALED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
     # One axis holds pairs and groups of depth alike.
@@ -92,23 +110,26 @@ def decode_down_kernel(
     is_here = (col < size_n)[:, None, None] & is_kept[None, :, None]
     row = tl.where(is_kept, expert, 0)[None, :] * size_n + col[:, None]
     row_ptr = w_ptr + (row.to(tl.int64) * size_k)[:, :, None]
-    acc = tl.zeros([COLS, AP * GROUPS, WIDTH], tl.float32)
-    later_w = _load_weights(row_ptr, within[None, :, :], is_here, size_k)
+    acc = tl.zeros([COLS, AP * GROUPS, WIDTH // PACK], tl.float32)
+    num_groups = size_k // WIDTH
+    group = tl.arange(0, AP * GROUPS) % GROUPS
+    scale_ptr = ws_ptr + (expert * size_n + first_col) // WIDTH * num_groups
+    next_w = _load_weights(row_ptr, within[None, :, :], is_here, size_k)
+    weight = tl.load(weights_ptr + pair, mask=is_kept, other=0.0)
+    next_scale = weight
+    if SCALED:
+        next_scale = weight * tl.load(scale_ptr + group, mask=is_kept & (group < num_groups), other=0.0)
     if PDL:
         tl.extra.cuda.gdc_wait()
-    weight = tl.load(weights_ptr + pair, mask=is_kept, other=0.0)
     for depth in range(0, size_k, GROUPS * WIDTH):
-        w = later_w
         k = depth + within
-        later_w = _load_weights(row_ptr, (k + GROUPS * WIDTH)[None, :, :], is_here, size_k)
         h = tl.load(h_ptr + pair[:, None] * size_k + k, mask=is_kept[:, None] & (k < size_k), other=0.0)
-        factor = weight
+        w, scale = next_w, next_scale
+        next_w = _load_weights(row_ptr, (k + GROUPS * WIDTH)[None, :, :], is_here, size_k)
         if SCALED:
-            group = depth // WIDTH + tl.arange(0, AP * GROUPS) % GROUPS
-            num_groups = size_k // WIDTH
-            scale_ptr = ws_ptr + (expert * size_n + first_col) // WIDTH * num_groups + group
-            factor = weight * tl.load(scale_ptr, mask=is_kept & (group < num_groups), other=0.0)
-        acc += w.to(tl.float32) * (h * factor[:, None])[None, :, :]
+            group += GROUPS
+            next_scale = weight * tl.load(scale_ptr + group, mask=is_kept & (group < num_groups), other=0.0)
+        acc += _sums(w, h[None, :, :], COLS, AP * GROUPS, WIDTH, PACK) * scale[None, :, None]
     out = tl.sum(tl.sum(acc, 2), 1)
     tl.store(out_ptr + token * size_n + col, out.to(out_ptr.dtype.element_ty), mask=col < size_n)
 
@@ -153,7 +174,8 @@ def _blocks(
 def decode_constants(blocks: DecodeBlocks, arch: Arch, *, is_scaled: bool) -> dict[str, int | bool]:
     """Compile-time constants of both kernels."""
     width = SCALE_GROUP if is_scaled else blocks.depth
-    sizes = {"COLS": blocks.cols, "GROUPS": blocks.depth // width, "WIDTH": width}
+    pack = 16 if is_scaled else 8  # weights of 16 bytes
+    sizes = {"COLS": blocks.cols, "GROUPS": blocks.depth // width, "WIDTH": width, "PACK": pack}
     return sizes | {"SCALED": is_scaled, "PDL": has_dependent_launch(arch)}
 
 

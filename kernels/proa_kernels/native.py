@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ import torch
 from proa_kernels.arch import Arch
 
 BUILD_SECONDS = 120
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 Text = Literal["align", "gate"]
 
 
@@ -28,8 +30,13 @@ class NativeUnavailable(RuntimeError):
     """There is no compiler here, or it refused the text; the Triton arm does the same work."""
 
 
-def source_of(text: Text) -> Path:
-    return Path(__file__).with_name(f"{text}.cu")
+def text_of(text: Text) -> str:
+    """The source with our own includes in their places."""
+    folder = Path(__file__).parent
+    whole = (folder / f"{text}.cu").read_text(encoding="utf-8")
+    while INCLUDE.search(whole):
+        whole = INCLUDE.sub(lambda found: (folder / found[1]).read_text(encoding="utf-8"), whole)
+    return whole
 
 
 @functools.cache
@@ -45,18 +52,18 @@ def is_available(text: Text, arch: Arch) -> bool:
 @functools.cache
 def library(text: Text, arch: Arch) -> ctypes.CDLL:
     """The compiled kernels for `arch`; NativeUnavailable with the compiler's first line of complaint."""
-    command, source = _command(arch), source_of(text)
+    command, whole = _command(arch), text_of(text)
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256("\0".join([*command, version, source.read_text(encoding="utf-8")]).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([*command, version, whole]).encode()).hexdigest()
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "proa-kernels"
     folder = Path(os.environ.get("PROA_KERNELS_CACHE", default))
     target = folder / f"{text}-{arch.name}-{key[:16]}.so"
     try:
         if not target.exists():
-            _build(command, source, target)
+            _build(command, f"{text}.cu", whole, target)
         return ctypes.CDLL(str(target))
     except OSError as error:
-        raise NativeUnavailable(f"{source.name} cannot be kept or loaded: {error}; set PROA_KERNELS_CACHE") from error
+        raise NativeUnavailable(f"{text}.cu cannot be kept or loaded: {error}; set PROA_KERNELS_CACHE") from error
 
 
 def _command(arch: Arch) -> list[str]:
@@ -69,20 +76,20 @@ def _command(arch: Arch) -> list[str]:
     return [compiler, "-x", "hip", "-O3", "-std=c++17", f"--offload-arch={arch.name}", "-fPIC", "-shared"]
 
 
-def _build(command: list[str], source: Path, target: Path) -> None:
+def _build(command: list[str], name: str, whole: str, target: Path) -> None:
     """Builds beside `target` and renames, so that processes that start together do not load half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        out = Path(folder) / "kernels.so"
+        source, out = Path(folder) / name, Path(folder) / "kernels.so"
+        source.write_text(whole, encoding="utf-8")
+        full = [*command, str(source), "-o", str(out)]
         try:
-            done = subprocess.run(
-                [*command, str(source), "-o", str(out)], capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
-            )
+            done = subprocess.run(full, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise NativeUnavailable(f"{command[0]} took more than {BUILD_SECONDS} s for {source.name}") from error
+            raise NativeUnavailable(f"{command[0]} took more than {BUILD_SECONDS} s for {name}") from error
         if done.returncode:
             reason = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-            raise NativeUnavailable(f"{Path(command[0]).name} refused {source.name}: {reason[0]}")
+            raise NativeUnavailable(f"{Path(command[0]).name} refused {name}: {reason[0]}")
         out.replace(target)
 
 

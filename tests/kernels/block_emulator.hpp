@@ -15,7 +15,7 @@
 #define __device__
 #define __global__
 #define __shared__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct Dim { unsigned x; };
 struct int4 { int x, y, z, w; };
@@ -30,8 +30,9 @@ inline int shared[48 * 1024 / 4];
 template <class T> T min(T a, T b) { return b < a ? b : a; }
 template <class T> T max(T a, T b) { return a < b ? b : a; }
 inline int atomicAdd(int* where, int value) { return std::exchange(*where, *where + value); }
-inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
-inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
+inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
+inline float __fadd_rn(float a, float b) { return a + b == a + b ? a + b : __int_as_float(0x7fffffff); }
 inline float __expf(float value) { return std::exp(value); }
 inline float __fdividef(float over, float under) { return over / under; }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
@@ -181,8 +182,8 @@ T __shfl_xor_sync(unsigned, T value, unsigned by) {
   return __shfl_xor(value, by);
 }
 
-inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+inline int __reduce_max_sync(unsigned, int value) {
   return across_wave(value, [](const long long* wave, unsigned) {
-    return static_cast<unsigned>(*std::max_element(wave, wave + EMULATED_WAVE));
+    return static_cast<int>(*std::max_element(wave, wave + EMULATED_WAVE));
   });
 }

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from proa_kernels.moe_align import align_ref, empty_alignment
-from proa_kernels.native import NativeUnavailable, _build, pointer, source_of
+from proa_kernels.native import NativeUnavailable, _build, pointer, text_of
 from proa_kernels.testing import Guarded, alignment_faults
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
-SOURCE = source_of("align")
+TEXT = text_of("align")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ for the emulator")
-# tokens, experts per token, experts, block rows, blocks of two launches at most: up to 8192 pairs take one launch,
-# more than 2048 pairs a block are laid out in shared memory, more than 65535 are counted in 32 bits
+# tokens, experts per token, experts, block rows, most blocks of two launches: up to 16384 pairs take one launch; then
+# a block takes one tile of 2048 or 4096 pairs (half as many from 257 experts on), or many tiles
 SHAPES = [
     (0, 8, 8, 4, 6),
     (1, 8, 256, 64, 6),
@@ -26,17 +26,17 @@ SHAPES = [
     (205, 5, 257, 8, 6),
     (257, 8, 8, 128, 6),
     (1300, 4, 512, 4, 6),
-    (1025, 8, 256, 64, 6),
-    (1640, 5, 511, 8, 6),
-    (1025, 8, 9, 64, 2),
-    (2001, 5, 512, 16, 1),
-    (8300, 8, 33, 32, 1),
+    (2050, 8, 256, 64, 9),
+    (3300, 5, 511, 8, 9),
+    (2050, 8, 9, 64, 5),
+    (2050, 8, 256, 64, 2),
+    (3301, 5, 512, 16, 1),
 ]
 
 
 @pytest.fixture(scope="module", params=[32, 64])
 def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, emulate) -> ctypes.CDLL:
-    return emulate(tmp_path_factory.mktemp("align") / "build", request.param, SOURCE.read_text())
+    return emulate(tmp_path_factory.mktemp("align") / "build", request.param, TEXT)
 
 
 def run(
@@ -79,7 +79,7 @@ def test_shapes_with_dropped_ids(
 
 
 @needs_compiler
-@pytest.mark.parametrize("tokens", [40, 2100])
+@pytest.mark.parametrize("tokens", [40, 4100])
 def test_map_and_token_count(functions, tokens: int):
     expert_map = torch.full((64,), -1, dtype=torch.int32)
     expert_map[7:23] = torch.arange(16, dtype=torch.int32)
@@ -93,31 +93,38 @@ def test_map_and_token_count(functions, tokens: int):
 def test_all_ids_equal(functions):
     for value in (0, 7, 8):
         assert run(functions, torch.full((600, 4), value, dtype=torch.int32), 8, 16) == []
-    assert run(functions, torch.full((2100, 4), 7, dtype=torch.int32), 8, 16, max_blocks=2) == []
+    for max_blocks in (1, 9):
+        assert run(functions, torch.full((2050, 8), 7, dtype=torch.int32), 8, 16, max_blocks=max_blocks) == []
 
 
 PLANTED = {
-    "no barrier before the waves are summed": ("    __syncthreads();\n    sum_waves(", "    sum_waves("),
+    "no barrier before the waves are summed": ("  __syncthreads();\n  sum_waves(", "  sum_waves("),
     "ranks count later lanes": ("(static_cast<Lanes>(1) << lane) - 1", "~((static_cast<Lanes>(2) << lane) - 1)"),
     "a wave forgets what it held": ("before + COUNT_LANES(equal)", "COUNT_LANES(equal)"),
     "tiles do not advance": ("base[e] += tile_count[e];", ";"),
+    "blocks start alike": ("before += row < blockIdx.x ? here : 0;", ";"),
     "padding one short": ("r = count[e] + lane;", "r = count[e] + 1 + lane;"),
-    "one launch forgets earlier waves": ("for (int w = 0; w < wave; ++w) row +=", "for (int w = 1; w < wave; ++w) row +="),
+    "one launch forgets earlier waves": (
+        "for (int w = 0; w < wave; ++w) row +=",
+        "for (int w = 1; w < wave; ++w) row +=",
+    ),
 }
 
 
 @needs_compiler
 @pytest.mark.parametrize("fault", PLANTED)
 def test_emulator_catches(fault: str, tmp_path: Path, emulate):
-    text = SOURCE.read_text()
-    assert text.count(PLANTED[fault][0]) == 1
-    functions = emulate(tmp_path / "build", 32, text.replace(*PLANTED[fault]))
-    one, two = random_ids(1300, 4, 9), random_ids(2200, 4, 9)
+    assert TEXT.count(PLANTED[fault][0]) == 1
+    functions = emulate(tmp_path / "build", 32, TEXT.replace(*PLANTED[fault]))
+    few, many = random_ids(1500, 4, 9), random_ids(2050, 8, 9)
     wide = 1 << 17  # wrong rows must not land outside of our memory
-    assert run(functions, one, 8, 16, margin=wide) + run(functions, two, 8, 16, max_blocks=1, margin=wide) != []
+    faults = [
+        run(functions, ids, 8, 16, max_blocks=blocks, margin=wide) for ids, blocks in ((few, 6), (many, 9), (many, 1))
+    ]
+    assert faults != [[], [], []]
 
 
 def test_refused_text_is_named(tmp_path: Path):
     with pytest.raises(NativeUnavailable, match=r"refused align\.cu"):
-        _build(["false"], SOURCE, tmp_path / "kernels.so")
+        _build(["false"], "align.cu", TEXT, tmp_path / "kernels.so")
     assert list(tmp_path.iterdir()) == []

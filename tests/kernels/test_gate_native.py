@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from proa_kernels.gate import GateSpec, gate_ref
-from proa_kernels.native import pointer, source_of
+from proa_kernels.native import pointer, text_of
 from proa_kernels.testing import Guarded, tolerance
 
 CPU = torch.device("cpu")
-SOURCE = source_of("gate")
+TEXT = text_of("gate")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ for the emulator")
 GROUPED = GateSpec(top_k=8, score="sigmoid", num_groups=8, top_groups=4, group_score="top2", scale=2.5)
 # spec, experts, has a bias, dtype
@@ -36,7 +36,7 @@ SPECS = [
 
 @pytest.fixture(scope="module", params=[32, 64])
 def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, emulate) -> ctypes.CDLL:
-    return emulate(tmp_path_factory.mktemp("gate") / "build", request.param, SOURCE.read_text())
+    return emulate(tmp_path_factory.mktemp("gate") / "build", request.param, TEXT)
 
 
 def run(
@@ -118,26 +118,26 @@ def test_parts_are_summed_and_rounded(functions):
     ("num_experts", "num_groups", "is_served"), [(256, 8, True), (160, 8, False), (60, 1, True), (1024, 1, False)]
 )
 def test_shapes_that_lanes_do_not_divide_are_left_to_triton(functions, num_experts, num_groups, is_served):
-    assert bool(functions.proa_gate_each(num_experts, num_groups)) == is_served
+    assert bool(functions.proa_gate_serves(num_experts, num_groups)) == is_served
 
 
 PLANTED = {
     "close scores are not looked at again": ("if (!NARROW && is_unsure)", "if (false)"),
-    "the first of the rest is not looked at": ("k < p.top_k + !NARROW", "k < p.top_k"),
-    "ties take higher ids": ("(id_mask - (first + i))", "(first + i)"),
+    "the first of the rest is not looked at": ("p.top_k) + !NARROW", "p.top_k)"),
+    "ties take higher ids": ("| (rest_of_first - i)", "| (first + i)"),
     "groups by their best alone": ("p.is_top2 ?", "false ?"),
-    "heads stay": ("if (key[0] == best) {", "if (key[0] == best && lane % 2) {"),
+    "heads stay": ("is_taken = key[0] == best", "is_taken = key[0] == best && lane % 2"),
 }
 
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_checks_catch(fault: str, tmp_path: Path, emulate):
-    text = SOURCE.read_text()
-    assert text.count(PLANTED[fault][0]) == 1
-    functions = emulate(tmp_path / "build", 32, text.replace(*PLANTED[fault]))
+    assert TEXT.count(PLANTED[fault][0]) == 1
+    functions = emulate(tmp_path / "build", 32, TEXT.replace(*PLANTED[fault]))
     logits = torch.randn(8, 256, generator=torch.Generator().manual_seed(6))
     logits[0, 50:57] = torch.arange(7) + 10.0
     logits[0, 20:22] = 9.0 + 9.0 * torch.finfo(torch.float32).eps * torch.tensor([0, 1])
     logits[1, :8] = 30.0
     spec, bias = replace(GROUPED, top_groups=1), torch.zeros(256)
-    assert not (agrees(functions, logits, GateSpec(top_k=8)) and agrees(functions, logits[2:], spec, bias))
+    plain = agrees(functions, logits, GateSpec(top_k=8)) and agrees(functions, logits.bfloat16(), GateSpec(top_k=8))
+    assert not (plain and agrees(functions, logits[2:], spec, bias))
