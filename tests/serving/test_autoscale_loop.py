@@ -1,4 +1,8 @@
-"""The whole loop on real processes: a step of the load, pools that grow and shrink, and not one request lost."""
+"""The whole loop on real processes: a step of the load, pools that grow and shrink, and not one request lost.
+
+The modelled steps are long and the tokens few, so that what a busy machine adds to a step is small beside it, and the
+objectives leave room for it. Nothing is awaited by the clock: the load is judged once the new groups serve.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,11 @@ from proa_operator.local.view import PlainView
 from rich.console import Console
 
 PERIOD, MOST = 2.0, 4
-SLOW, FAST = 1.6, 8.0  # requests a second
-TTFT, ITL = 2.0, 0.100
-SPEEDS = {"step": 0.02, "token": 0.004, "sequence": 0.004}
-"""Seconds: slow on purpose, so that a few requests a second keep two cores' worth of processes busy."""
+SLOW, FAST = 1.2, 6.0  # requests a second
+TTFT, ITL = 4.0, 0.250
+NUM_TOKENS, NUM_JUDGED = 12, 60
+SPEEDS = {"step": 0.06, "token": 0.005, "sequence": 0.012}
+"""Seconds: a prompt of 65 tokens takes 0.4, so FAST needs three prefill groups and two decode groups, SLOW one each."""
 COST = {
     "provenance": "simulated: slow on purpose, for a closed loop on two cores",
     "step_base_seconds": SPEEDS["step"],
@@ -49,7 +54,7 @@ COST = {
     "transfer_latency_seconds": 0.0,
     "transfer_bytes_per_second": 1.0e12,
 }
-PROFILE = {
+PROFILE: dict[str, Any] = {
     "apiVersion": "proa.dev/v1alpha1",
     "kind": "PerformanceProfile",
     "metadata": {"name": "loop"},
@@ -78,10 +83,14 @@ SPEC = {
 class Answer:
     """One request."""
 
-    sent_at: float
     error: str
     ttft: float
     itl: float
+
+    @property
+    def is_good(self) -> bool:
+        """Within both objectives."""
+        return not self.error and self.ttft <= TTFT and self.itl <= ITL
 
 
 @dataclass(slots=True)
@@ -95,13 +104,17 @@ class Load:
     tasks: list[asyncio.Task[Answer]] = field(default_factory=list)
 
     async def run(self) -> None:
+        """A new rate holds within a tenth of a second; what a busy machine delays is caught up with."""
+        last = time.monotonic()
         while True:
-            self.tasks.append(asyncio.create_task(self._ask()))
-            await asyncio.sleep(1.0 / self.rate)
+            await asyncio.sleep(max(0.0, min(0.1, last + 1.0 / self.rate - time.monotonic())))
+            if time.monotonic() >= last + 1.0 / self.rate:
+                last += 1.0 / self.rate
+                self.tasks.append(asyncio.create_task(self._ask()))
 
     async def _ask(self) -> Answer:
         prompt = " ".join(self.rng.choice("abcdefghijkl") for _ in range(60))
-        body = {"model": "loop", "prompt": prompt, "max_tokens": 30, "stream": True}
+        body = {"model": "loop", "prompt": prompt, "max_tokens": NUM_TOKENS, "stream": True}
         started, first, last, num_tokens, error = time.time(), 0.0, 0.0, 0, ""
         try:
             async with self.client.stream("POST", f"{self.plan.url}/v1/completions", json=body) as answer:
@@ -114,11 +127,14 @@ class Load:
         except httpx.HTTPError as problem:
             error = repr(problem)
         itl = (last - first) / max(1, num_tokens - 1)
-        return Answer(sent_at=started, error=error, ttft=first - started, itl=itl)
+        return Answer(error=error, ttft=first - started, itl=itl)
 
 
 @asynccontextmanager
-async def served(folder: Path, *, least: int = 1) -> AsyncIterator[tuple[LocalPlan, Autoscaler]]:
+async def served(
+    folder: Path, *, least: int = 1, profile: dict[str, Any] = PROFILE, **changes: Any
+) -> AsyncIterator[tuple[LocalPlan, Autoscaler]]:
+    """`changes` to the spec."""
     port = FreePorts("127.0.0.1", random.Random().randrange(21000, 27000))()
     (folder / "cost.yaml").write_text(yaml.safe_dump(COST))
     pools = {role: {"min": least, "max": MOST} for role in ("prefill", "decode")}
@@ -128,10 +144,10 @@ async def served(folder: Path, *, least: int = 1) -> AsyncIterator[tuple[LocalPl
         "apiVersion": "proa.dev/v1alpha1",
         "kind": "DisaggregatedService",
         "metadata": {"name": "loop"},
-        "spec": {**SPEC, "engine": engine, "autoscaling": autoscaling, "gateway": {"port": port}},
+        "spec": {**SPEC, "engine": engine, "autoscaling": autoscaling, "gateway": {"port": port}, **changes},
     }
     (folder / "service.yaml").write_text(yaml.safe_dump(manifest))
-    (folder / "profile.yaml").write_text(yaml.safe_dump(PROFILE))
+    (folder / "profile.yaml").write_text(yaml.safe_dump(profile))
     plan = prepare(folder / "service.yaml", Options(num_cores=1), folder / "state")
     assert plan.scaling is not None
     config = config_from(plan.service, plan.scaling.service.spec, load_profile(folder / "profile.yaml"))
@@ -147,9 +163,15 @@ async def served(folder: Path, *, least: int = 1) -> AsyncIterator[tuple[LocalPl
         await running
 
 
-def records(plan: LocalPlan) -> list[dict[str, Any]]:
+def lines(plan: LocalPlan) -> list[str]:
     path = plan.state_dir / RECORDS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def last(plan: LocalPlan) -> dict[str, Any]:
+    """The last decision; empty before the first."""
+    found = lines(plan)
+    return dict(json.loads(found[-1])) if found else {}
 
 
 def sizes(record: dict[str, Any]) -> tuple[int, int]:
@@ -172,34 +194,82 @@ def choose(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("Debian's package prometheus is not installed")
 
 
-@pytest.mark.soak
+async def next_record(plan: LocalPlan) -> int:
+    """Just after a decision; returns how many there are."""
+    count = len(lines(plan))
+    await until(lambda: len(lines(plan)) > count, what="no decision")
+    return count + 1
+
+
+def has_grown(record: dict[str, Any]) -> bool:
+    """Both pools are larger than before, and every group that is wanted serves."""
+    pools = (record["signals"]["prefill"], record["signals"]["decode"])
+    return all(pool["ready"] == pool["desired"] >= 2 for pool in pools)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["prometheus", "own"])
 async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(source, monkeypatch)
     limits = httpx.Limits(max_connections=500)
-    async with served(tmp_path) as (plan, autoscaler), httpx.AsyncClient(timeout=60.0, limits=limits) as client:
+    async with served(tmp_path) as (plan, autoscaler), httpx.AsyncClient(timeout=120.0, limits=limits) as client:
         load = Load(plan, client)
         tasks = [asyncio.create_task(autoscaler.run()), asyncio.create_task(load.run())]
-        await until(lambda: len(records(plan)) >= 6, what="six decisions")
-        assert sizes(records(plan)[-1]) == (1, 1)
-        load.rate, before, stepped_at = FAST, len(records(plan)), time.time()
-        await until(lambda: sizes(records(plan)[-1]) != (1, 1), what="no growth")
-        assert len(records(plan)) - before <= 2
-        await until(lambda: time.time() > stepped_at + 32.0, what="the clock stands")
-        grown = sizes(records(plan)[-1])
-        load.rate, calmed_at = SLOW, time.time()
-        await until(lambda: sizes(records(plan)[-1]) == (1, 1), what="it does not shrink", seconds=120.0)
+        await until(lambda: len(lines(plan)) >= 6, what="six decisions")
+        assert sizes(last(plan)) == (1, 1)
+        before = await next_record(plan)
+        load.rate = FAST
+        await until(lambda: sizes(last(plan)) != (1, 1), what="no growth")
+        assert len(lines(plan)) - before <= 2
+        await until(lambda: has_grown(last(plan)), what="the new groups do not serve", seconds=180.0)
+        await asyncio.wait_for(asyncio.gather(*load.tasks), 120.0)  # those that came while the groups started
+        num_early = len(load.tasks)
+        await until(lambda: len(load.tasks) >= num_early + NUM_JUDGED, what="the load stands", seconds=120.0)
+        load.rate, judged = SLOW, load.tasks[num_early : num_early + NUM_JUDGED]
+        await until(lambda: sizes(last(plan)) == (1, 1), what="it does not shrink", seconds=240.0)
         for task in tasks:
             task.cancel()
         answers = await asyncio.gather(*load.tasks)
     assert [answer.error for answer in answers if answer.error] == []
-    assert grown[0] >= 2
-    assert grown[1] >= 2
-    settled = [answer for answer in answers if stepped_at + 18.0 <= answer.sent_at < calmed_at]
-    good = [answer for answer in settled if answer.ttft <= TTFT and answer.itl <= ITL]
-    assert len(good) >= 0.9 * len(settled)
-    assert all(replay(record).differences == () for record in records(plan)[::10])
+    late = [(round(task.result().ttft, 2), round(task.result().itl, 3)) for task in judged if not task.result().is_good]
+    print(f"{len(late)} of {NUM_JUDGED} outside the objectives: {late}")
+    assert len(late) <= 0.1 * NUM_JUDGED
+    assert all(replay(json.loads(line)).differences == () for line in lines(plan)[::10])
+
+
+@pytest.mark.slow
+async def test_the_shared_step_of_real_workers_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile says that all takes two thirds of the time that it takes; a busy machine makes it rather longer."""
+    choose("own", monkeypatch)
+    fast = {name: str(round(seconds / 1.5, 5)) for name, seconds in SPEEDS.items()}
+    parts = {"step": {"baseSeconds": fast["step"]}, "prefill": {"tokenSeconds": fast["token"]}}
+    spec = {**PROFILE["spec"], **parts, "decode": {"sequenceSeconds": fast["sequence"]}}
+    shape = {"topology": "Aggregated", "pools": {"decode": {"replicas": 1}}}
+    autoscaling = {"mode": "Advisory", "decode": {"min": 1, "max": MOST}, "behavior": BEHAVIOR}
+    settings: dict[str, Any] = {**shape, "autoscaling": autoscaling}
+    async with (
+        served(tmp_path, profile={**PROFILE, "spec": spec}, **settings) as (plan, autoscaler),
+        httpx.AsyncClient(timeout=60.0) as client,
+    ):
+        load = Load(plan, client)
+        tasks = [asyncio.create_task(autoscaler.run()), asyncio.create_task(load.run())]
+        await until(lambda: learned(last(plan)) >= 8, what="eight samples", seconds=120.0)
+        for task in tasks:
+            task.cancel()
+        answers = await asyncio.gather(*load.tasks)
+    assert [answer.error for answer in answers if answer.error] == []
+    model = last(plan)["after"]["model"]
+    print(
+        f"prefill {model['prefill']['work']:.2f}, decode {model['decode']['fixed']:.2f} {model['decode']['work']:.2f}"
+    )
+    assert 1.25 <= model["prefill"]["work"] <= 2.0
+    assert 1.25 <= model["decode"]["fixed"] <= 2.0
+
+
+def learned(record: dict[str, Any]) -> int:
+    """Measurements that counted."""
+    model = record["after"]["model"] if record else None
+    return min(model["prefill"]["samples"], model["decode"]["samples"]) if model else 0
 
 
 @pytest.mark.slow
@@ -213,7 +283,7 @@ async def test_a_service_sleeps_and_a_request_wakes_it(
     async with served(tmp_path, least=0) as (plan, autoscaler), httpx.AsyncClient(timeout=30.0) as client:
         running = asyncio.create_task(autoscaler.run())
         assert (await client.post(f"{plan.url}/v1/completions", json=body)).status_code == 200
-        await until(lambda: records(plan) and sizes(records(plan)[-1]) == (0, 0), what="it does not sleep")
+        await until(lambda: lines(plan) and sizes(last(plan)) == (0, 0), what="it does not sleep")
         asked, answers = time.monotonic(), [0]
         while not (answers[-1] == 200 and {404, 503} & set(answers)):  # until they are gone, old workers still answer
             assert time.monotonic() - asked < 60.0, f"not woken: {answers}"
@@ -221,5 +291,5 @@ async def test_a_service_sleeps_and_a_request_wakes_it(
             await asyncio.sleep(0.5)
         running.cancel()
     assert set(answers[1:]) <= {200, 404, 503}
-    woken = next(record for record in records(plan) if record["outcome"]["reason"] == "WakeUp")
+    woken = next(record for record in map(json.loads, lines(plan)) if record["outcome"]["reason"] == "WakeUp")
     assert min(sizes(woken)) >= 1
