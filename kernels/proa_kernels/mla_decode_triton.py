@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from proa_kernels import mla_decode_sm90
 from proa_kernels.arch import Arch, arch_of, ceil_div, next_power_of_2
 from proa_kernels.decode_splits import (
     LOG2_E,
@@ -77,6 +78,11 @@ def mla_tile(num_heads: int, arch: Arch) -> DecodeTile:
     return few if num_heads <= few.rows else MLA_MANY_HEADS[arch.name]
 
 
+def _splits(q_BHR: torch.Tensor, table_BN: torch.Tensor, page_tokens: int, arch: Arch, tile: DecodeTile) -> int:
+    num_programs = q_BHR.shape[0] * ceil_div(q_BHR.shape[1], tile.rows)
+    return num_splits(num_programs, table_BN.shape[1] * page_tokens, arch, tile)
+
+
 def launch_mla_decode(
     q_BHR: torch.Tensor, q_BHO: torch.Tensor, cache_XSC: torch.Tensor, table_BN: torch.Tensor, lengths_B: torch.Tensor,
     scale: float, out_BHR: torch.Tensor, tile: DecodeTile | None = None, splits: int | None = None,
@@ -86,9 +92,13 @@ def launch_mla_decode(
     if q_BHR.numel() == 0:
         return
     arch, page_tokens, num_rotated = arch_of(q_BHR.device), cache_XSC.shape[1], q_BHO.shape[2]
+    if tile is None and arch.name == "sm90" and mla_decode_sm90.suits(q_BHR, q_BHO, cache_XSC):
+        splits = splits or _splits(q_BHR, table_BN, page_tokens, arch, mla_tile(num_heads, arch))
+        mla_decode_sm90.launch_mla_decode_sm90(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale, out_BHR, splits)
+        return
     tile = tile or mla_tile(num_heads, arch)
     columns = ceil_div(num_heads, tile.rows)
-    splits = splits or num_splits(batch * columns, table_BN.shape[1] * page_tokens, arch, tile)
+    splits = splits or _splits(q_BHR, table_BN, page_tokens, arch, tile)
     parts = Parts.empty(out_BHR, splits)
     mla_decode_kernel[(batch, columns, splits)](
         q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, out_BHR, parts.sums, parts.logs, scale * LOG2_E,

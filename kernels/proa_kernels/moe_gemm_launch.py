@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from proa_kernels import moe_gemm_sm90
 from proa_kernels.arch import SCALE_GROUP, Arch, GemmBlocks, arch_of, ceil_div, next_power_of_2
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 from proa_kernels.tables import gemm_blocks, key_of
@@ -23,6 +24,9 @@ def launch_gemm1(
 ) -> None:  # fmt: skip
     """Write `out` [R, I]; `blocks` and `tma` override the table. ValueError for blocks that cross blocks of scales."""
     arch = arch_of(x.device)
+    if blocks is None and x_scale is not None and w_scale is not None and _is_sm90(arch, x, w13, w_scale, block_rows):
+        moe_gemm_sm90.launch_gemm1_sm90(x, w13, rows, expert, totals, out, per_token, x_scale, w_scale, arch.num_cus)
+        return
     width, depth = w13.shape[1] // 2, w13.shape[2]
     blocks = blocks or _blocks(arch, x, w_scale, block_rows, (w13.shape[0], depth, width))[0]
     has_tma = _has_tma(arch, w13, tma)
@@ -40,6 +44,9 @@ def launch_gemm2(
 ) -> None:  # fmt: skip
     """Write `out` [R, H]; else as `launch_gemm1`."""
     arch = arch_of(h.device)
+    if blocks is None and h_scale is not None and w_scale is not None and _is_sm90(arch, h, w2, w_scale, block_rows):
+        moe_gemm_sm90.launch_gemm2_sm90(h, w2, expert, totals, out, h_scale, w_scale, arch.num_cus)
+        return
     width, depth = w2.shape[1:]
     blocks = blocks or _blocks(arch, h, w_scale, block_rows, (w2.shape[0], width, depth))[1]
     has_tma = _has_tma(arch, w2, tma)
@@ -76,6 +83,10 @@ def _blocks(
     """As measured on this GPU for `sizes` (experts, hidden, width), else the table of arch.py."""
     layer = layer_on(x.device, key_of(x.dtype, w_scale, *sizes))
     return gemm_blocks(layer, arch, rows, has_scale_blocks=_has_scale_blocks(w_scale))
+
+
+def _is_sm90(arch: Arch, x: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, block_rows: int) -> bool:
+    return arch.name == "sm90" and moe_gemm_sm90.suits(x, w, w_scale, block_rows)
 
 
 def _has_scale_blocks(w_scale: torch.Tensor | None) -> bool:
