@@ -9,7 +9,7 @@ from typing import Any
 
 from proa_operator.autoscale.config import Config, Limits, Objectives, Policy, PoolLimits, Speed, Stance
 from proa_operator.autoscale.decide import Decision, decide
-from proa_operator.autoscale.memory import Memory
+from proa_operator.autoscale.memory import Memory, Wish
 from proa_operator.autoscale.replay import replay
 from proa_operator.autoscale.signals import LengthBucket, PoolSignals, Signals
 
@@ -71,6 +71,20 @@ def signals(now: float = 0.0, rate: float = 1.0, prefill: int = 1, decode: int =
         decode=PoolSignals(desired=decode, ready=decode),
     )
     return replace(base, **changes)
+
+
+def wish_of(at: float, *numbers: int) -> Wish:
+    """Prefill and decode groups: wished, surely wished, and roomy ones."""
+    prefill, decode, sure_prefill, sure_decode, roomy_prefill, roomy_decode = numbers
+    return Wish(
+        at=at,
+        prefill=prefill,
+        decode=decode,
+        sure_prefill=sure_prefill,
+        sure_decode=sure_decode,
+        roomy_prefill=roomy_prefill,
+        roomy_decode=roomy_decode,
+    )
 
 
 def run(

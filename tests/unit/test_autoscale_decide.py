@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proa_operator.autoscale.act import Reason, Targets
-from proa_operator.autoscale.decide import decide
+from proa_operator.autoscale.course import Course
+from proa_operator.autoscale.decide import RECORD_VERSION, decide
 from proa_operator.autoscale.memory import Memory, from_text, to_text
 from proa_operator.autoscale.replay import replay
 from proa_operator.autoscale.signals import PoolSignals
@@ -20,6 +21,7 @@ from proa_operator.errors import UserError
 
 from tests.unit.autoscale_cases import PERIOD, config, run, signals, sizes
 
+RECORD_PARTS = ("signals", "memory", "config", "outcome", "after")
 STEADY = 40  # periods after which all windows are filled
 
 
@@ -86,8 +88,13 @@ def test_a_memory_that_is_lost_holds_for_one_window() -> None:
     assert sizes(run([1.0] * 25, config(), start=(4, 4)))[-1] != (4, 4)
 
 
+def shrinking(memory: Memory) -> Memory:
+    """As if both pools had gone down last, so that going on needs no evidence."""
+    return replace(memory, prefill_course=Course(is_shrinking=True), decode_course=Course(is_shrinking=True))
+
+
 def test_a_number_set_by_hand_is_left_alone_for_a_while() -> None:
-    memory = run([1.0] * STEADY, config())[-1].memory
+    memory = shrinking(run([1.0] * STEADY, config())[-1].memory)
     now = STEADY * PERIOD
     pinned = PoolSignals(desired=6, ready=6, manual_at=now - 1.0)
     assert decide(signals(now, 1.0, prefill=6), memory, config()).targets.prefill == 5
@@ -100,7 +107,7 @@ def test_a_number_set_by_hand_is_left_alone_for_a_while() -> None:
 
 
 def test_a_pinned_pool_does_not_keep_the_other_one() -> None:
-    memory = run([1.0] * STEADY, config())[-1].memory
+    memory = shrinking(run([1.0] * STEADY, config())[-1].memory)
     seen = signals(STEADY * PERIOD, 1.0, 2, 2)
     pinned = PoolSignals(desired=6, ready=6, manual_at=seen.now - 1.0)
     assert decide(replace(seen, decode=pinned), memory, config()).targets == Targets(prefill=1, decode=6)
@@ -157,8 +164,12 @@ def test_a_record_that_was_changed_does_not_replay() -> None:
     ("record", "message"),
     [
         ({}, "not a decision record"),
-        ({"version": 1}, "the record has no signals"),
-        ({"version": 1, "signals": {}, "memory": {}, "config": {}, "outcome": {}, "after": {}}, "these fields are"),
+        ({"version": 1}, "use the proa version that wrote it"),
+        ({"version": RECORD_VERSION}, "the record has no signals"),
+        (
+            {"version": RECORD_VERSION, "signals": {}, "memory": {}, "config": {}, "outcome": {}, "after": {}},
+            "these fields are",
+        ),
     ],
 )
 def test_a_broken_record_is_refused_in_one_line(record: dict[str, Any], message: str) -> None:

@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 from proa_operator.autoscale.act import Reason, act
 from proa_operator.autoscale.config import Config
-from proa_operator.autoscale.memory import Memory, Wish, remembered
+from proa_operator.autoscale.memory import Memory, remembered
 from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.signals import PoolSignals
 from proa_operator.autoscale.solve import grown_within, solve
 
-from tests.unit.autoscale_cases import PERIOD, config, signals
+from tests.unit.autoscale_cases import PERIOD, config, signals, wish_of
 from tests.unit.test_autoscale_solve import demand
 
 Pair = tuple[int, int]
@@ -31,7 +31,7 @@ def acted(wish: Pair, roomy: Pair, start: Pair, settings: Config, num_periods: i
     """Every wish the same, each decision carried out at once."""
     memory, size, seen = Memory(since=0.0), start, []
     for idx in range(num_periods):
-        newest = Wish(at=idx * PERIOD, prefill=wish[0], decode=wish[1], roomy_prefill=roomy[0], roomy_decode=roomy[1])
+        newest = wish_of(idx * PERIOD, *wish, *wish, *roomy)
         memory = replace(memory, wishes=remembered(memory.wishes, newest, settings.policy))
         targets, memory, reason = act(memory, signals(newest.at, 1.0, *size), settings)
         size = (targets.prefill, targets.decode)

@@ -11,7 +11,7 @@ from proa_operator.autoscale import decide as deciding
 from proa_operator.autoscale.config import Config, Policy
 from proa_operator.autoscale.memory import MOST_EXACT, Memory, Wish, from_text, remembered, to_text
 
-from tests.unit.autoscale_cases import config, run, sizes
+from tests.unit.autoscale_cases import config, run, sizes, wish_of
 
 START = 1_764_000_000.25
 Wishes = tuple[Wish, ...]
@@ -32,8 +32,8 @@ def drawn(period: float, num_wishes: int) -> Iterator[Wish]:
     """Random wishes, at times with jitter."""
     rng = np.random.default_rng(7)
     times = START + period * (np.arange(num_wishes) + 0.2 * rng.random(num_wishes))
-    for at, numbers in zip(times.tolist(), rng.integers(1, 1000, (num_wishes, 4)).tolist(), strict=True):
-        yield Wish(at=at, prefill=numbers[0], decode=numbers[1], roomy_prefill=numbers[2], roomy_decode=numbers[3])
+    for at, numbers in zip(times.tolist(), rng.integers(1, 1000, (num_wishes, 6)).tolist(), strict=True):
+        yield wish_of(at, *numbers)
 
 
 def both(policy: Policy, num_wishes: int) -> Iterator[tuple[Wishes, Wishes]]:
@@ -105,5 +105,5 @@ def test_decisions_are_those_of_the_whole_window(
 
 def test_a_clock_that_was_set_back_leaves_no_wishes_of_the_future() -> None:
     policy = paced(15.0, 30.0, 300.0).policy
-    wishes = [Wish(at=at, prefill=1, decode=1, roomy_prefill=1, roomy_decode=1) for at in (0.0, 15.0, 30.0)]
+    wishes = [wish_of(at, 1, 1, 1, 1, 1, 1) for at in (0.0, 15.0, 30.0)]
     assert remembered(wishes, replace(wishes[0], at=15.0), policy) == (wishes[0], wishes[1])

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from proa_operator.autoscale.demand import rise_of
 from proa_operator.autoscale.signals import LengthBucket
-from proa_operator.autoscale.steady import Sample, rate_error, sample_of, steady_of
+from proa_operator.autoscale.steady import (
+    MOST_SAMPLES,
+    PERIODS_OF_A_SAMPLE,
+    Sample,
+    apart_of,
+    kept_samples,
+    rate_error,
+    sample_of,
+    steady_of,
+)
 
 PERIOD = 15.0
+WINDOW = PERIODS_OF_A_SAMPLE * PERIOD
 LENGTHS = (
     LengthBucket(prompt_tokens=1000.0, output_tokens=100.0, weight=0.5),
     LengthBucket(prompt_tokens=3000.0, output_tokens=300.0, weight=0.5),
@@ -16,54 +28,80 @@ LENGTHS = (
 
 
 def samples(rates: list[float]) -> tuple[Sample, ...]:
-    return tuple(sample_of(PERIOD * idx, rate, LENGTHS) for idx, rate in enumerate(rates))
+    """One after the other, as long as each is a mean of."""
+    return tuple(sample_of(WINDOW * idx, rate, LENGTHS) for idx, rate in enumerate(rates))
 
 
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
         ([8.0], 8.0),
-        ([7.8, 8.2, 8.1, 7.9], 8.0),  # within chance of the newest: the mean of all
+        ([7.8, 8.2, 8.1, 7.9], 8.0),  # chance explains it: the mean of all
         ([4.0, 4.0, 4.0, 8.0], 8.0),  # a step: the newest alone
         ([4.0, 4.0, 8.2, 7.8], 8.0),  # and what followed it
         ([8.0, 8.0, 4.0], 4.0),
+        ([7.2] * 5 + [8.0] * 5, 8.0),  # a small one, once enough samples tell
         ([0.0, 0.0, 0.0], 0.0),
     ],
 )
 def test_the_rate_is_a_mean_as_far_back_as_chance_explains(rates: list[float], expected: float) -> None:
-    assert steady_of(samples(rates), LENGTHS, PERIOD).rate == pytest.approx(expected)
+    assert steady_of(samples(rates), LENGTHS, PERIOD).rate == pytest.approx(expected, rel=0.02)
 
 
-def test_noise_of_poisson_arrivals_is_damped() -> None:
-    drawn = np.random.default_rng(3).poisson(8.0 * 60, 2000) / 60
-    steady = [
-        steady_of(samples(drawn[end - 20 : end].tolist()), LENGTHS, PERIOD).rate for end in range(20, len(drawn), 20)
-    ]
-    assert np.mean(steady) == pytest.approx(8.0, rel=0.01)
-    assert np.std(steady) < 0.5 * np.std(drawn)
+def test_noise_of_poisson_arrivals_is_damped_as_far_as_the_error_says() -> None:
+    drawn = np.random.default_rng(3).poisson(8.0 * WINDOW, 3300) / WINDOW
+    ends = range(MOST_SAMPLES, len(drawn), MOST_SAMPLES)
+    found = [steady_of(samples(drawn[end - MOST_SAMPLES : end].tolist()), LENGTHS, PERIOD) for end in ends]
+    assert np.mean([steady.rate for steady in found]) == pytest.approx(8.0, rel=0.01)
+    assert np.std([steady.rate for steady in found]) < 0.5 * np.std(drawn)
+    of_prompts = 1000.0 / 2000.0 / np.sqrt(8.0 * WINDOW * MOST_SAMPLES)
+    of_rates = 1.0 / np.sqrt(8.0 * WINDOW * MOST_SAMPLES)
+    assert np.median([steady.error for steady in found]) == pytest.approx(np.hypot(of_prompts, of_rates), rel=0.2)
+
+
+def test_what_is_remembered_does_not_overlap_but_for_the_newest() -> None:
+    kept: tuple[Sample, ...] = ()
+    for idx in range(200):
+        kept = kept_samples(kept, sample_of(PERIOD * idx, 8.0, LENGTHS), PERIOD)
+    apart = apart_of(kept, PERIOD)
+    assert apart[-1].at == PERIOD * 199
+    assert len(apart) == MOST_SAMPLES
+    assert all(later.at - earlier.at >= WINDOW for earlier, later in pairwise(apart))
+    assert len(kept) < len(apart) + PERIODS_OF_A_SAMPLE
+    assert apart[-1].at - apart[0].at < (MOST_SAMPLES + 0.5) * WINDOW
+
+
+def test_a_clock_that_was_set_back_leaves_no_samples_of_the_future() -> None:
+    kept = kept_samples(samples([8.0] * 5), sample_of(WINDOW, 8.0, LENGTHS), PERIOD)
+    assert [sample.at for sample in kept] == [0.0, WINDOW]
 
 
 def test_lengths_are_stretched_to_their_own_mean() -> None:
-    before = Sample(at=0.0, rate=8.0, prompt=2040.0, output=200.0)
+    before = Sample(at=-WINDOW, rate=8.0, prompt=2040.0, output=200.0)
     steady = steady_of((before, *samples([8.0])), LENGTHS, PERIOD)
     assert [bucket.prompt_tokens for bucket in steady.lengths] == pytest.approx([1010.0, 3030.0])
-    changed = Sample(at=0.0, rate=8.0, prompt=4000.0, output=200.0)
+    changed = Sample(at=-WINDOW, rate=8.0, prompt=4000.0, output=200.0)
     assert steady_of((changed, *samples([8.0])), LENGTHS, PERIOD).lengths == LENGTHS
 
 
 @pytest.mark.parametrize(
     ("rates", "lowest", "highest"),
     [
-        ([4.0 + 0.1 * idx for idx in range(20)], 0.9, 1.1),  # 0.1 in 15 s, over 150 s
-        ([4.0] * 12 + [8.0] * 8, 0.0, 0.0),  # a step rises in one half
-        ([4.0] * 5 + [8.0] * 15, 0.0, 0.0),
-        ([8.0 - 0.1 * idx for idx in range(20)], 0.0, 0.0),
-        ([4.0 + 0.01 * idx for idx in range(20)], 0.0, 0.0),  # less than noise
+        (
+            [4.0 + 0.4 * idx for idx in range(10)],
+            1.19,
+            1.21,
+        ),  # 0.4 a minute: 0.2 since the middle of the newest, 1 ahead
+        ([4.0] * 6 + [8.0] * 4, 0.0, 0.0),  # a step rises in one half
+        ([4.0] * 3 + [8.0] * 7, 0.0, 0.0),
+        ([8.0 - 0.1 * idx for idx in range(10)], 0.0, 0.0),
+        ([4.0 + 0.01 * idx for idx in range(10)], 0.0, 0.0),  # less than noise
         ([1.0, 2.0, 3.0], 0.0, 0.0),  # too few
     ],
 )
 def test_only_a_ramp_rises(rates: list[float], lowest: float, highest: float) -> None:
-    assert lowest <= rise_of(samples(rates), 150.0, PERIOD) <= highest
+    """Beyond the newest rate, 150 s ahead."""
+    assert lowest <= rise_of(samples(rates), rates[-1], 150.0, PERIOD) <= highest
 
 
 def test_error_of_a_rate_is_that_of_a_count() -> None:

@@ -1,8 +1,9 @@
 """From what was solved to what is done now: windows, pauses, and reasons to hold.
 
-Up takes the least wish of a short window and may jump any number of groups. Down takes the largest roomy wish of a long
-window, in small steps with pauses, one pool at a time. Both windows must be filled with fresh signals since the last
-gap, so neither a restart nor the end of an outage makes a jump.
+Up takes the least wish of a short window and may jump any number of groups; a wish within the error of the estimate has
+to last for the long window. Down takes the largest roomy wish of the long window, in small steps with pauses, one pool
+at a time, and turning from growth has a price (`course.py`). Both windows must be filled with fresh signals since the
+last gap, so neither a restart nor the end of an outage makes a jump.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from proa_operator.autoscale.config import Config, PoolLimits
+from proa_operator.autoscale.course import may_shrink, moved, weighed
 from proa_operator.autoscale.memory import Memory, Wish
 from proa_operator.autoscale.signals import PoolSignals, Signals
 from proa_operator.autoscale.solve import grown_within, is_allowed, loosened
@@ -48,6 +50,7 @@ class Targets:
 def act(memory: Memory, signals: Signals, config: Config) -> tuple[Targets, Memory, Reason]:
     """`memory` holds the wish of this moment already, unless the signals are missing."""
     present = Targets(prefill=signals.prefill.desired, decode=signals.decode.desired)
+    memory = _weighed(memory, config, present)
     wanted, reason = _wanted(memory, signals, config, present)
     held = _respecting_pins(wanted, present, signals, config)
     if held != wanted:
@@ -60,7 +63,30 @@ def act(memory: Memory, signals: Signals, config: Config) -> tuple[Targets, Memo
             prefill_down_at=signals.now if wanted.prefill < present.prefill else memory.prefill_down_at,
             decode_down_at=signals.now if wanted.decode < present.decode else memory.decode_down_at,
         )
-    return wanted, memory, reason
+    steps = Targets(prefill=wanted.prefill - present.prefill, decode=wanted.decode - present.decode)
+    return wanted, _moved(memory, steps, signals.now, config), reason
+
+
+def _weighed(memory: Memory, config: Config, present: Targets) -> Memory:
+    """With what this moment says about the idle groups of both pools; a gap in the signals takes it back."""
+    now = memory.wishes[-1] if memory.wishes else None
+    prefill = max(now.prefill, now.roomy_prefill) if now else present.prefill
+    decode = max(now.decode, now.roomy_decode) if now else present.decode
+    period = config.policy.period_seconds
+    return replace(
+        memory,
+        prefill_course=weighed(memory.prefill_course, present.prefill, prefill, period),
+        decode_course=weighed(memory.decode_course, present.decode, decode, period),
+    )
+
+
+def _moved(memory: Memory, steps: Targets, now: float, config: Config) -> Memory:
+    window = config.policy.down_window_seconds
+    return replace(
+        memory,
+        prefill_course=moved(memory.prefill_course, steps.prefill, now, window),
+        decode_course=moved(memory.decode_course, steps.decode, now, window),
+    )
 
 
 def _wanted(memory: Memory, signals: Signals, config: Config, present: Targets) -> tuple[Targets, Reason]:
@@ -96,10 +122,25 @@ def _up(memory: Memory, signals: Signals, config: Config, present: Targets) -> T
     if not _is_filled(memory, signals.now, window, config):
         return present
     recent = _within(memory.wishes, signals.now - window + _tolerance(config))
+    lasting = memory.wishes if _is_filled(memory, signals.now, config.policy.down_window_seconds, config) else ()
     return Targets(
-        prefill=max(present.prefill, min(wish.prefill for wish in recent)),
-        decode=max(present.decode, min(wish.decode for wish in recent)),
+        prefill=_grown(
+            present.prefill,
+            [(wish.prefill, wish.sure_prefill) for wish in recent],
+            [wish.prefill for wish in lasting],
+        ),
+        decode=_grown(
+            present.decode,
+            [(wish.decode, wish.sure_decode) for wish in recent],
+            [wish.decode for wish in lasting],
+        ),
     )
+
+
+def _grown(present: int, recent: list[tuple[int, int]], lasting: list[int]) -> int:
+    """What the up window asks for surely, or the whole down window at all."""
+    asked = min(wish for wish, _ in recent) if min(sure for _, sure in recent) > present else present
+    return max(present, asked, min(lasting, default=present))
 
 
 def _within_limits(asked: Targets, present: Targets, config: Config) -> Targets:
@@ -138,15 +179,15 @@ def _down(
         replace(present, decode=_stepped(present.decode, decode, config)),
     )
     spares = (1.0 - prefill / max(1, present.prefill), 1.0 - decode / max(1, present.decode))
-    num_spares = (present.prefill - prefill, present.decode - decode)
-    steps = zip(spares, num_spares, fewer, (memory.prefill_down_at, memory.decode_down_at), strict=True)
+    courses = (memory.prefill_course, memory.decode_course)
+    steps = zip(spares, courses, fewer, (memory.prefill_down_at, memory.decode_down_at), strict=True)
     pause = config.policy.down_pause_fraction * config.policy.down_window_seconds
     is_paused = False
-    for _, num_spare, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
+    for _, course, step, at in sorted(steps, key=lambda candidate: -candidate[0]):
         is_pinned = _respecting_pins(step, present, signals, config) == present
         if step == present or is_pinned or not _keeps_ratio(step, present, config):
             continue
-        if num_spare == 1 and not is_short and _has_just_grown(memory, signals, config):
+        if not is_short and not may_shrink(course, signals.now, config.policy.down_window_seconds):
             is_paused = True
             continue
         if at is None or signals.now - at >= pause:
@@ -165,11 +206,6 @@ def _enough(memory: Memory, present: Targets, *, is_short: bool) -> tuple[int, i
         prefill = max(now.prefill, *(wish.roomy_prefill for wish in memory.wishes))
         decode = max(now.decode, *(wish.roomy_decode for wish in memory.wishes))
     return min(present.prefill, prefill), min(present.decode, decode)
-
-
-def _has_just_grown(memory: Memory, signals: Signals, config: Config) -> bool:
-    """Within two down windows. One group too many is then kept: noise would soon ask for it again."""
-    return memory.up_at is not None and signals.now - memory.up_at < 2.0 * config.policy.down_window_seconds
 
 
 def _stepped(present: int, wanted: int, config: Config) -> int:

@@ -66,11 +66,9 @@ class Policy:
     """Of the down window: pause between two steps down of a pool (120 s of 300 s)."""
     down_share: float = 0.25
     """Of a pool: most that one step down takes, and always at least one group."""
-    down_slack: float = 0.15
-    """Part of both objectives that the smaller pools must leave free."""
     drain_seconds: float = 10.0
     """Within this, or within twice the TTFT objective, a backlog has to be gone."""
-    drain_startups: float = 1.0
+    drain_startups: float = 2.0
     """The same in start-up times; the longest counts."""
     settle_startups: float = 1.5
     """Start-up times after a step up within which nothing shrinks."""

@@ -8,15 +8,14 @@ from typing import Any
 from proa_operator.autoscale.act import Reason, Targets, act
 from proa_operator.autoscale.codec import to_json
 from proa_operator.autoscale.config import Config
-from proa_operator.autoscale.demand import Demand, demand_of, normalised, rise_of
+from proa_operator.autoscale.demand import Demand, normalised
 from proa_operator.autoscale.memory import Memory, Wish, remembered
 from proa_operator.autoscale.models import GroupModel, prior, update
+from proa_operator.autoscale.outlook import outlook_of
 from proa_operator.autoscale.signals import Signals
-from proa_operator.autoscale.solve import Prediction, Solution, predict, solve
-from proa_operator.autoscale.steady import MOST_SAMPLES, Lengths, Sample, sample_of, steady_of
+from proa_operator.autoscale.solve import Prediction, predict, solve
 
-RECORD_VERSION = 1
-_FORECAST_SECONDS = 300.0
+RECORD_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +64,18 @@ def decide(signals: Signals, memory: Memory, config: Config) -> Decision:
 
 def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) -> tuple[Outcome, Memory]:
     lengths = normalised(signals.histogram or memory.lengths)
-    rates = _rates(memory, signals, lengths)
-    steady = steady_of(rates, lengths, config.policy.period_seconds)
-    horizon = max(config.prefill.startup, config.decode.startup) + config.policy.period_seconds
-    rise = rise_of(rates, min(horizon, _FORECAST_SECONDS), config.policy.period_seconds)
-    forecast = steady.rate + rise
-    demand = demand_of(signals, forecast, steady.lengths, config)
-    model = update(model, signals, demand, config)
-    solution = solve(_awake(demand, signals), model, config, signals)
-    roomy = _roomy(replace(demand, requests_per_second=forecast), signals, model, config)
+    outlook = outlook_of(memory.rates, signals, lengths, config)
+    model = update(model, signals, outlook.demand, config)
+    solution = solve(_awake(outlook.demand, signals), model, config, signals)
+    is_more = solution.prefill > signals.prefill.desired or solution.decode > signals.decode.desired
+    sure = solve(_awake(outlook.surely, signals), model, config, signals) if is_more else solution
+    roomy = solve(_awake(outlook.lasting, signals), model, config, signals)
     wish = Wish(
         at=signals.now,
         prefill=solution.prefill,
         decode=solution.decode,
+        sure_prefill=min(sure.prefill, solution.prefill),
+        sure_decode=min(sure.decode, solution.decode),
         roomy_prefill=roomy.prefill,
         roomy_decode=roomy.decode,
     )
@@ -85,7 +83,7 @@ def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
         memory,
         since=signals.now if memory.since is None else memory.since,
         wishes=remembered(memory.wishes, wish, config.policy),
-        rates=rates,
+        rates=outlook.samples,
         lengths=lengths if signals.histogram else memory.lengths,
         model=model,
     )
@@ -93,10 +91,10 @@ def _fresh(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     outcome = Outcome(
         targets=targets,
         reason=reason,
-        demand_per_second=demand.requests_per_second,
+        demand_per_second=outlook.demand.requests_per_second,
         recommended=Targets(prefill=solution.prefill, decode=solution.decode),
         binding=solution.binding,
-        predicted=predict(demand, model, config, signals.prefill.ready, signals.decode.ready),
+        predicted=predict(outlook.demand, model, config, signals.prefill.ready, signals.decode.ready),
         model=model,
     )
     return outcome, memory
@@ -118,19 +116,7 @@ def _blind(signals: Signals, memory: Memory, model: GroupModel, config: Config) 
     return outcome, memory
 
 
-def _roomy(demand: Demand, signals: Signals, model: GroupModel, config: Config) -> Solution:
-    """What the service may shrink to: the smaller pools leave part of both objectives free."""
-    keep = 1.0 - config.policy.down_slack
-    slo = replace(config.slo, ttft_seconds=keep * config.slo.ttft_seconds, itl_seconds=keep * config.slo.itl_seconds)
-    return solve(_awake(demand, signals), model, replace(config, slo=slo), signals)
-
-
 def _awake(demand: Demand, signals: Signals) -> Demand:
     """Requests that still run keep a service from sleeping, although no new ones come."""
     is_busy = any(pool.running > 0.0 or pool.waiting > 0.0 for pool in (signals.prefill, signals.decode))
     return replace(demand, requests_per_second=max(demand.requests_per_second, 1e-9)) if is_busy else demand
-
-
-def _rates(memory: Memory, signals: Signals, lengths: Lengths) -> tuple[Sample, ...]:
-    kept = [sample for sample in memory.rates if signals.now - _FORECAST_SECONDS < sample.at < signals.now]
-    return (*kept[1 - MOST_SAMPLES :], sample_of(signals.now, signals.arrivals_per_second, lengths))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
-from proa_operator.autoscale.steady import Sample, rate_error
+from proa_operator.autoscale.steady import PERIODS_OF_A_SAMPLE, Sample, rate_error
 
 _SURE_ERRORS = 2.0
+_USUAL_SHARE = 0.5
+"""Of the TTFT objective: prompts that wait no longer are a queue, and no backlog."""
 TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
 """Lengths where no request has been seen yet."""
 
@@ -66,9 +68,10 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     So saturation shows although completions, and with them all output-side rates, stay at the capacity.
     """
     mean_prompt = sum(bucket.weight * bucket.prompt_tokens for bucket in lengths)
+    usual = forecast * mean_prompt * config.slo.ttft_seconds * _USUAL_SHARE
     startup = max(config.prefill.startup, config.decode.startup)
     drain = max(config.policy.drain_seconds, 2.0 * config.slo.ttft_seconds, config.policy.drain_startups * startup)
-    backlog = signals.backlog_tokens / mean_prompt / drain
+    backlog = (signals.backlog_tokens - usual) / mean_prompt / drain
     return Demand(
         requests_per_second=max(0.0, forecast) + max(0.0, backlog),
         hit_rate=min(1.0, max(0.0, signals.hit_rate)),
@@ -76,24 +79,33 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     )
 
 
-def rise_of(samples: tuple[Sample, ...], horizon_seconds: float, period_seconds: float) -> float:
-    """What the rate gains within `horizon_seconds` when it goes on rising as it did in both halves of the past.
+def rise_of(samples: tuple[Sample, ...], steady_rate: float, ahead_seconds: float, period_seconds: float) -> float:
+    """Requests per second that the rate will have risen above `steady_rate` when it goes on rising; else 0.
 
-    A step rises in one half only. A gain of less than 2 standard errors is taken for noise. Never below 0:
-    shrinking has windows of its own.
+    It rises when both halves of the past say so; a step rises in one half only, so the slower half is taken. A slope of
+    less than 2 standard errors is noise. Never below 0: shrinking has windows of its own. `samples` do not overlap.
     """
     middle = len(samples) // 2
-    if middle < 4:
+    if middle < 3:
         return 0.0
-    older, newer = (max(0.0, _slope(part)) for part in (samples[:middle], samples[middle:]))
-    gain = math.sqrt(older * newer) * horizon_seconds
-    return gain if gain > _SURE_ERRORS * rate_error(samples[-1].rate, period_seconds) else 0.0
+    newest = samples[-middle:]
+    slope = min(_slope(part) for part in (samples, samples[:middle], newest))
+    error = rate_error(samples[-1].rate, period_seconds) / math.sqrt(_spread(samples))
+    if slope <= 0.0 or _slope(samples) < _SURE_ERRORS * error:
+        return 0.0
+    age = samples[-1].at - sum(sample.at for sample in newest) / middle + PERIODS_OF_A_SAMPLE * period_seconds / 2.0
+    level = sum(sample.rate for sample in newest) / middle + slope * age
+    return max(0.0, level - steady_rate) + slope * ahead_seconds
 
 
 def _slope(samples: tuple[Sample, ...]) -> float:
     """Of the least-squares line through the rates."""
-    count = len(samples)
-    mean_at = sum(sample.at for sample in samples) / count
-    mean_rate = sum(sample.rate for sample in samples) / count
-    spread = sum((sample.at - mean_at) ** 2 for sample in samples)
-    return sum((sample.at - mean_at) * (sample.rate - mean_rate) for sample in samples) / spread
+    mean_at = sum(sample.at for sample in samples) / len(samples)
+    mean_rate = sum(sample.rate for sample in samples) / len(samples)
+    return sum((sample.at - mean_at) * (sample.rate - mean_rate) for sample in samples) / _spread(samples)
+
+
+def _spread(samples: tuple[Sample, ...]) -> float:
+    """Squared seconds around the mean time."""
+    mean_at = sum(sample.at for sample in samples) / len(samples)
+    return sum((sample.at - mean_at) ** 2 for sample in samples)

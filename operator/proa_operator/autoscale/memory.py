@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from proa_operator.autoscale.codec import from_json, to_json
 from proa_operator.autoscale.config import Policy
+from proa_operator.autoscale.course import Course
 from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.signals import LengthBucket
 from proa_operator.autoscale.steady import Sample
@@ -26,8 +27,11 @@ class Wish:
     prefill: int
     """Groups for the demand."""
     decode: int
+    sure_prefill: int
+    """Groups that the demand asks for even when its estimate is too high by its error."""
+    sure_decode: int
     roomy_prefill: int
-    """Groups for the demand without its backlog, with the slack that shrinking must leave."""
+    """Groups for the demand without its backlog, and for the error of its estimate."""
     roomy_decode: int
 
 
@@ -48,6 +52,8 @@ class Memory:
     prefill_down_at: float | None = None
     """Last step down of the prefill pool."""
     decode_down_at: float | None = None
+    prefill_course: Course = field(default_factory=Course)
+    decode_course: Course = field(default_factory=Course)
     model: GroupModel | None = None
 
 
@@ -82,6 +88,8 @@ def _together(slot: list[Wish], need_of: Callable[[list[int]], int]) -> Wish:
         at=slot[-1].at,
         prefill=need_of([wish.prefill for wish in slot]),
         decode=need_of([wish.decode for wish in slot]),
+        sure_prefill=need_of([wish.sure_prefill for wish in slot]),
+        sure_decode=need_of([wish.sure_decode for wish in slot]),
         roomy_prefill=max(wish.roomy_prefill for wish in slot),
         roomy_decode=max(wish.roomy_decode for wish in slot),
     )

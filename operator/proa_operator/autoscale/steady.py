@@ -1,23 +1,26 @@
-"""The load behind noisy samples: mean over as long a past as differs from now by chance only.
+"""The load behind noisy samples: a mean over as long a past as differs from now by chance only.
 
 A minute of Poisson arrivals at 3 a second is off by 15 % once in twenty times. Sized for each sample, a pool would
 go up with the noise at once, and down only after the long window: it would sit at the upper edge. So each number is
-averaged over the last samples up to the first that lies further from the newest than chance explains. After a step
-that is the newest sample alone, so nothing reacts later than without averaging.
+averaged over the last samples, as many as cannot be cut in two parts whose means differ by more than chance explains
+(the test of ADWIN, Bifet and Gavalda 2007, with normal errors). After a step that is the newest sample alone, so
+nothing reacts later than without averaging.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proa_operator.autoscale.signals import LengthBucket
 
-MOST_SAMPLES = 20
-_CHANCE = 2.0
-"""Standard errors."""
-_PERIODS_OF_A_SAMPLE = 4.0
+MOST_SAMPLES = 11
+"""That do not overlap: with the newest, ten minutes at the usual period."""
+PERIODS_OF_A_SAMPLE = 4
 """A sample's numbers are rates over about so many periods."""
+_CHANCE = 2.5
+"""Standard errors."""
 Lengths = tuple[LengthBucket, ...]
 
 
@@ -39,6 +42,8 @@ class Steady:
 
     rate: float
     lengths: Lengths
+    error: float
+    """Standard error of the work that arrives, as a share of it."""
 
 
 def sample_of(now: float, rate: float, lengths: Lengths) -> Sample:
@@ -51,35 +56,81 @@ def sample_of(now: float, rate: float, lengths: Lengths) -> Sample:
     )
 
 
+def kept_samples(before: Sequence[Sample], newest: Sample, period_seconds: float) -> tuple[Sample, ...]:
+    """Oldest first: samples that do not overlap, then all those that overlap with the newest."""
+    window = PERIODS_OF_A_SAMPLE * period_seconds
+    apart: list[Sample] = []
+    recent: list[Sample] = []
+    for sample in before:
+        if not newest.at - (MOST_SAMPLES + 0.5) * window < sample.at < newest.at:
+            continue
+        if newest.at - sample.at < window - period_seconds / 2.0:
+            recent.append(sample)
+        elif not apart or sample.at - apart[-1].at >= window - period_seconds / 2.0:
+            apart.append(sample)
+    return (*apart[1 - MOST_SAMPLES :], *recent, newest)
+
+
+def apart_of(samples: tuple[Sample, ...], period_seconds: float) -> tuple[Sample, ...]:
+    """Of the kept samples those that do not overlap, the newest included."""
+    window = PERIODS_OF_A_SAMPLE * period_seconds
+    newest = samples[-1]
+    return (*(sample for sample in samples if newest.at - sample.at >= window - period_seconds / 2.0), newest)
+
+
 def steady_of(samples: tuple[Sample, ...], lengths: Lengths, period_seconds: float) -> Steady:
-    """`lengths` are those of the newest sample; all prompts are stretched to the mean of the averaged samples."""
+    """`samples` do not overlap. `lengths` are the newest; they are stretched to the mean of the averaged samples."""
     now = samples[-1]
-    count = max(1.0, now.rate * _PERIODS_OF_A_SAMPLE * period_seconds)
-    prompt_squared = sum(bucket.weight * bucket.prompt_tokens**2 for bucket in lengths)
-    output_squared = sum(bucket.weight * bucket.output_tokens**2 for bucket in lengths)
-    prompt_error = math.sqrt(max(0.0, prompt_squared - now.prompt**2) / count)
-    output_error = math.sqrt(max(0.0, output_squared - now.output**2) / count)
-    rate = _mean_alike([sample.rate for sample in samples], rate_error(now.rate, period_seconds))
-    prompt = _mean_alike([sample.prompt for sample in samples], prompt_error) / now.prompt
-    output = _mean_alike([sample.output for sample in samples], output_error) / now.output
+    count = max(1.0, now.rate * PERIODS_OF_A_SAMPLE * period_seconds)
+    prompt_error = _deviation([(bucket.weight, bucket.prompt_tokens) for bucket in lengths]) / math.sqrt(count)
+    output_error = _deviation([(bucket.weight, bucket.output_tokens) for bucket in lengths]) / math.sqrt(count)
+    rate_spread = rate_error(now.rate, period_seconds)
+    rate, num_rates = _mean_alike([sample.rate for sample in samples], rate_spread)
+    prompt, num_prompts = _mean_alike([sample.prompt for sample in samples], prompt_error)
+    output, _ = _mean_alike([sample.output for sample in samples], output_error)
     stretched = tuple(
-        replace(bucket, prompt_tokens=bucket.prompt_tokens * prompt, output_tokens=bucket.output_tokens * output)
+        replace(
+            bucket,
+            prompt_tokens=bucket.prompt_tokens * prompt / now.prompt,
+            output_tokens=bucket.output_tokens * output / now.output,
+        )
         for bucket in lengths
     )
-    return Steady(rate=rate, lengths=stretched)
+    of_rate = rate_spread / max(rate, rate_spread) / math.sqrt(num_rates)
+    of_prompt = prompt_error / prompt / math.sqrt(num_prompts)
+    return Steady(rate=rate, lengths=stretched, error=math.hypot(of_rate, of_prompt))
 
 
 def rate_error(rate: float, period_seconds: float) -> float:
     """Standard error of a sample's rate, requests per second, for Poisson arrivals."""
-    window = _PERIODS_OF_A_SAMPLE * period_seconds
+    window = PERIODS_OF_A_SAMPLE * period_seconds
     return math.sqrt(max(1.0, rate * window)) / window
 
 
-def _mean_alike(values: list[float], error: float) -> float:
-    """Of the last values, back to the first that differs from the newest by more than chance."""
-    newest, total, count = values[-1], 0.0, 0
+def _deviation(parts: list[tuple[float, float]]) -> float:
+    mean = sum(weight * value for weight, value in parts)
+    return math.sqrt(max(0.0, sum(weight * value * value for weight, value in parts) - mean * mean))
+
+
+def _mean_alike(values: list[float], error: float) -> tuple[float, int]:
+    """Mean and number of the last values: as many as no cut parts by more than chance. `error`: of one value."""
+    sums = [0.0]
     for value in reversed(values):
-        if abs(value - newest) > _CHANCE * math.sqrt(2.0) * error:
+        sums.append(sums[-1] + value)
+        if _is_parted(sums, error):
             break
-        total, count = total + value, count + 1
-    return total / count
+    else:
+        return sums[-1] / len(values), len(values)
+    return sums[-2] / (len(sums) - 2), len(sums) - 2
+
+
+def _is_parted(sums: list[float], error: float) -> bool:
+    """`sums` of the first values; whether the mean of some first part differs from that of the rest."""
+    count = len(sums) - 1
+    limit = (_CHANCE * error) ** 2
+    for first in range(1, count):
+        rest = count - first
+        difference = sums[first] / first - (sums[count] - sums[first]) / rest
+        if difference * difference > limit * (1.0 / first + 1.0 / rest):
+            return True
+    return False

@@ -1,0 +1,47 @@
+"""The load to plan for, from the load that was seen: without noise, carried on when it rises, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from proa_operator.autoscale.config import Config
+from proa_operator.autoscale.demand import Demand, demand_of, rise_of
+from proa_operator.autoscale.signals import Signals
+from proa_operator.autoscale.steady import Lengths, Sample, apart_of, kept_samples, sample_of, steady_of
+
+_MOST_AHEAD_SECONDS = 300.0
+_UP_ERRORS, _DOWN_ERRORS = 1.0, 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Three demands of one moment."""
+
+    samples: tuple[Sample, ...]
+    """What the next outlook needs of the past."""
+    demand: Demand
+    """Forecast and backlog."""
+    surely: Demand
+    """The same, less the error of the estimate: what grows a pool at once."""
+    lasting: Demand
+    """Without the backlog, and an error more: what a pool that shrinks has to bear."""
+
+
+def outlook_of(before: Sequence[Sample], signals: Signals, lengths: Lengths, config: Config) -> Outlook:
+    """`before`: samples of the last outlook; `lengths`: those of now, with weights that sum to 1."""
+    period = config.policy.period_seconds
+    samples = kept_samples(before, sample_of(signals.now, signals.arrivals_per_second, lengths), period)
+    apart = apart_of(samples, period)
+    steady = steady_of(apart, lengths, period)
+    startup = max(config.prefill.startup, config.decode.startup)
+    ahead = min(startup + period, _MOST_AHEAD_SECONDS)
+    forecast = steady.rate + rise_of(apart, steady.rate, ahead, period)
+    demand = demand_of(signals, forecast, steady.lengths, config)
+    least = demand.requests_per_second - _UP_ERRORS * steady.error * steady.rate
+    return Outlook(
+        samples=samples,
+        demand=demand,
+        surely=replace(demand, requests_per_second=max(0.0, least)),
+        lasting=replace(demand, requests_per_second=forecast * (1.0 + _DOWN_ERRORS * steady.error)),
+    )
