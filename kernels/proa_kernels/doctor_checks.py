@@ -7,10 +7,12 @@ sizes are ragged (no multiple of a tile), with ids outside the experts, empty ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 
+from proa_kernels.aiter_arm import AiterExperts, is_aiter_installed
 from proa_kernels.align_native import launch_align_native
 from proa_kernels.arch import ROW_TILES, DecodeBlocks, GemmBlocks, arch_of
 from proa_kernels.gate import GateSpec, gate_ref
@@ -61,6 +63,8 @@ def checks(device: torch.device) -> Iterator[tuple[str, Check]]:
             yield f"gate native {name}", partial(if_built, "gate", device, check)
     yield "route", partial(check_route, device)
     yield from layer_checks(device)
+    if is_aiter_installed():
+        yield "aiter experts", partial(check_aiter, device)
     yield "combine", partial(check_combine, device)
     for size in (40, 1000):
         yield f"rms_norm {size}", partial(check_norm, device, size)
@@ -139,6 +143,16 @@ def check_route(device: torch.device) -> str:
     total = launch_router(x, router).sum(0)
     error = relative_error(total, x.double() @ router.double().T)
     return "" if error < tolerance(torch.float32, depth=300) else f"off by {error:.1e}"
+
+
+def check_aiter(device: torch.device) -> str:
+    """The layer by AITER, with ids outside the experts among the pairs."""
+    problem = Problem.random(replace(SMALL[device.type], hidden=512, width=256), "bf16", 33, device)
+    problem.ids[0][5:7] = -1
+    run = AiterExperts.prepare(problem.w13, problem.w2, None, None)
+    out = run(problem.x, problem.weights, problem.ids[0])
+    error = relative_error(out, problem.expected(0))
+    return "" if error < tolerance(out.dtype, num_roundings=4, depth=768) else f"off by {error:.1e}"
 
 
 def check_combine(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from proa_kernels.aiter_arm import is_aiter_installed
 from proa_kernels.arch import arch_of
 from proa_kernels.doctor_attention import Paged
 from proa_kernels.gate import GateSpec, gate
@@ -19,10 +20,10 @@ from proa_kernels.kv_copy import levels
 from proa_kernels.kv_copy_triton import launch_kv_copy
 from proa_kernels.mla_decode_triton import launch_mla_decode
 from proa_kernels.moe_align import moe_align
-from proa_kernels.moe_layer import fused_experts
+from proa_kernels.moe_layer import prepared_experts
 from proa_kernels.norm_triton import launch_rms_norm
 from proa_kernels.quant_triton import launch_quant
-from proa_kernels.tables import LayerShape
+from proa_kernels.tables import ExpertsArm, LayerShape
 from proa_kernels.timing import Ceilings, Launch, float8_of, time_launches
 from proa_kernels.tune_arms import floor_us as layer_floor_us
 from proa_kernels.tune_problem import NUM_ROUTINGS, Problem
@@ -73,14 +74,17 @@ def gate_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
 
 
 def layer_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
+    """By the kernels here, and by AITER where it is."""
     weights = Problem.random(QWEN3, "bf16", 1, device)
-    for tokens in (1, 32, 256, 4096):
-        problem = weights.with_tokens(tokens)
-        launches: list[Launch] = [
-            partial(fused_experts, problem.x, problem.weights, problem.ids[routing], problem.w13, problem.w2)
-            for routing in range(NUM_ROUTINGS)
-        ]
-        yield _timed(f"experts qwen3 bf16 {tokens}", launches, layer_floor_us(problem, "bf16", ceilings))
+    arms: tuple[ExpertsArm, ...] = ("proa", "aiter") if is_aiter_installed() else ("proa",)
+    for arm in arms:
+        run = prepared_experts(weights.w13, weights.w2, arm=arm)
+        for tokens in (1, 32, 256, 4096):
+            problem = weights.with_tokens(tokens)
+            launches: list[Launch] = [
+                partial(run, problem.x, problem.weights, problem.ids[routing]) for routing in range(NUM_ROUTINGS)
+            ]
+            yield _timed(f"experts {arm} qwen3 bf16 {tokens}", launches, layer_floor_us(problem, "bf16", ceilings))
 
 
 def row_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from proa_kernels import aiter_arm, moe_layer
+from proa_kernels import aiter_arm, doctor_checks, moe_layer
 from proa_kernels.aiter_arm import AiterExperts, check_layout
 from proa_kernels.arch import GFX942, SM90
 from proa_kernels.moe_layer import prepared_experts
@@ -63,8 +63,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         assert topk_ids.max() < w1.shape[0]
         flat = (w1_scale[..., 0] if quant_type is QuantType.per_Token else w1_scale, w2_scale)
         scale2 = flat[1][..., 0] if quant_type is QuantType.per_Token and flat[1] is not None else flat[1]
+        sizes = LayerShape(num_experts=w1.shape[0], per_token=topk_ids.shape[1], hidden=w2.shape[1], width=w2.shape[2])
         problem = Problem(
-            shape=SHAPE, x=hidden_states, w13=w1.flip(1), w13_scale=flat[0], w2=w2.flip(1), w2_scale=scale2,
+            shape=sizes, x=hidden_states, w13=w1.flip(1), w13_scale=flat[0], w2=w2.flip(1), w2_scale=scale2,
             weights=topk_weight, ids=[topk_ids],
         )  # fmt: skip
         return problem.expected(0).to(hidden_states.dtype)
@@ -172,6 +173,17 @@ def test_rocm_without_aiter_runs_our_kernels_and_says_so_once(
         outs = [layer(one, None)(one.x, one.weights, one.ids[0]) for _ in range(2)]
     assert relative_error(outs[0], one.expected(0)) < tolerance(outs[0].dtype, num_roundings=3, depth=256)
     assert [record.__dict__["reason"] for record in caplog.records] == [reason]
+
+
+def test_the_doctor_checks_aiter(calls: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor_checks, "is_aiter_installed", lambda: True)
+    check = dict(doctor_checks.checks(CPU))["aiter experts"]
+    assert check() == ""
+    assert len(calls) == 1
+    monkeypatch.setattr(
+        sys.modules["aiter.ops.shuffle"], "shuffle_weight", lambda weights, layout: shuffled(weights * 2)
+    )
+    assert check().startswith("off by")
 
 
 def test_aiter_by_name_must_be_there():
