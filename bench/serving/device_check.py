@@ -45,7 +45,7 @@ class KeepLogits:
 
     logits: list[torch.Tensor] = field(default_factory=list)
 
-    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], unread: Sequence[int] = ()) -> Drawn:
         self.logits.append(logits_RV.float().cpu())
         token_R1, table = logits_RV.new_zeros(len(rows), 1, dtype=torch.int64), torch.zeros(len(rows), 3)
         return Drawn(token_R1=token_R1, rows=tuple(rows), num_top=-1, table=table, is_copied=None)

@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from proa_workers.core.params import SamplingParams
 from proa_workers.engine.native import NativeEngine
 from proa_workers.engine.native_settings import NativeSettings
 from proa_workers.profile.drive import Sequences
@@ -110,13 +111,10 @@ def random_prompts(shape: str, count: int, length: int) -> list[list[int]]:
 
 
 def measure_prefill(engine: NativeEngine, shape: str) -> dict[str, Any]:
-    """Prompt tokens per second, with the first tokens on the host at the end."""
-    seconds = []
-    for _ in range(3):
-        sequences = Sequences(engine, random_prompts(shape, PREFILL_PROMPTS, PREFILL_TOKENS), 2)
-        start = time.perf_counter()
-        sequences.prefill(chunk_tokens=PREFILL_CHUNK)
-        seconds.append(time.perf_counter() - start)
+    """Prompt tokens per second through the worker's loop, with the first tokens on the host at the end."""
+    prompts = random_prompts(shape, PREFILL_PROMPTS, PREFILL_TOKENS)
+    params = [SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)] * PREFILL_PROMPTS
+    seconds = [run_loop(engine, prompts, params, PREFILL_CHUNK).total_seconds for _ in range(3)]
     row = {
         "shape": shape,
         "tokens_per_second": round(PREFILL_PROMPTS * PREFILL_TOKENS / min(seconds[1:])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,10 +23,13 @@ EXTRA_TOKENS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopRun:
-    """`seconds` from the tokens of one decode step of all sequences to the next one's; `outputs` in token ids."""
+    """`seconds` from the tokens of one decode step of all sequences to the next one's; `total_seconds` of all.
+
+    `outputs` are token ids.
+    """
 
     seconds: list[float]
-    prefill_seconds: float
+    total_seconds: float
     steps_ahead: int
     outputs: list[list[int]]
 
@@ -34,7 +38,12 @@ def greedy(num_steps: int) -> SamplingParams:
     return SamplingParams(max_tokens=num_steps + EXTRA_TOKENS, temperature=0.0, ignore_eos=True)
 
 
-def run_loop(engine: NativeEngine, prompts: list[list[int]], params: list[SamplingParams]) -> LoopRun:
+def run_loop(
+    engine: NativeEngine,
+    prompts: list[list[int]],
+    params: list[SamplingParams],
+    chunk_tokens: int = PREFILL_CHUNK,
+) -> LoopRun:
     """All prompts at once, to their ends; AssertionError when the loop breaks or takes too long."""
     rows = [
         SampleRow(params=p, seed=i, prompt_ids=prompt, output_ids=[], eos_token_ids=())
@@ -42,7 +51,7 @@ def run_loop(engine: NativeEngine, prompts: list[list[int]], params: list[Sampli
     ]
     limits = Limits(
         max_num_seqs=len(rows),
-        max_num_batched_tokens=PREFILL_CHUNK,
+        max_num_batched_tokens=chunk_tokens,
         max_model_len=len(prompts[0]) + max(p.max_tokens for p in params) + 1,
         max_num_waiting=len(rows),
     )
@@ -58,6 +67,7 @@ def run_loop(engine: NativeEngine, prompts: list[list[int]], params: list[Sampli
     scheduler = Scheduler(pool, limits)
     loop = EngineLoop(engine, scheduler, on_report)
     loop.start()
+    started = time.monotonic()
     loop.submit([Sequence(seq_id=i, request_id=str(i), row=row) for i, row in enumerate(rows)]).result(TIMEOUT_SECONDS)
     is_done = is_over.wait(TIMEOUT_SECONDS)
     loop.stop(TIMEOUT_SECONDS)
@@ -66,7 +76,7 @@ def run_loop(engine: NativeEngine, prompts: list[list[int]], params: list[Sampli
     whole = [r.time for r in reports if r.num_step_tokens == len(rows)]
     return LoopRun(
         seconds=[later - earlier for earlier, later in pairwise(whole)],
-        prefill_seconds=reports[0].step_seconds,
+        total_seconds=reports[-1].time - started,
         steps_ahead=loop.load.steps_ahead_total,
         outputs=[row.output_ids for row in rows],
     )

@@ -79,7 +79,7 @@ class Recorder:
     rows: list[SampleRow] = field(default_factory=list)
     logits_RV: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], unread: Sequence[int] = ()) -> Drawn:
         self.rows, self.logits_RV = list(rows), logits_RV.clone()
         peak_R1, token_R1 = logits_RV.max(1, keepdim=True)
         table = torch.cat([token_R1, peak_R1, peak_R1], 1).double()

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from proa_workers.core import look_ahead
 from proa_workers.core.block_pool import BlockPool
 from proa_workers.core.outcome import Outcome
 from proa_workers.core.params import SamplingParams
@@ -291,11 +290,15 @@ def test_profiled_sequences_are_equal(checkpoint: Checkpoint) -> None:
 
 
 def _same_draw_again(draw: Callable[..., object]) -> Callable[..., object]:
-    return lambda edited, peak, rows, num_unread: draw(edited, peak, rows, 0)
+    return lambda edited, peak, rows, unread: draw(edited, peak, rows, [0] * len(rows))
 
 
-def _one_too_early(plan: Callable[[Sequence], SeqSlice]) -> Callable[[Sequence], SeqSlice]:
-    return lambda seq: replace(plan(seq), start=seq.num_tokens - 1)
+def _one_too_early(plan: Callable[[Scheduler, Sequence, int], SeqSlice]) -> Callable[..., SeqSlice]:
+    def make(scheduler: Scheduler, seq: Sequence, count: int) -> SeqSlice:
+        piece = plan(scheduler, seq, count)
+        return replace(piece, start=piece.start - 1) if piece.is_unread else piece
+
+    return make
 
 
 def _uncounted(count: Callable[..., None]) -> Callable[..., None]:
@@ -309,7 +312,7 @@ def _uncounted(count: Callable[..., None]) -> Callable[..., None]:
     ("module", "name", "fault"),
     [
         (sampler, "_draw_rows", _same_draw_again),
-        (look_ahead, "_next_slice", _one_too_early),
+        (Scheduler, "_slice", _one_too_early),
         (TokenHistory, "count", _uncounted),
     ],
     ids=["counter of the draw", "position", "history"],

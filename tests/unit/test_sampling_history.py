@@ -36,7 +36,7 @@ def logits_of(num_rows: int, step: int) -> torch.Tensor:
 
 
 def edited(table: TokenHistory, rows: list[SampleRow], logits_RV: torch.Tensor, num_unread: int = 0) -> torch.Tensor:
-    table.penalise(logits_RV := logits_RV.clone(), rows, num_unread)
+    table.penalise(logits_RV := logits_RV.clone(), rows, [num_unread] * len(rows))
     return logits_RV
 
 

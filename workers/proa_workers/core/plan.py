@@ -13,7 +13,10 @@ import numpy.typing as npt
 
 from proa_workers.core.params import SamplingParams
 
-UNREAD = -1
+
+def unread(i: int) -> int:
+    """Stands, in a plan made ahead, for the token that slice `i` of the plan before samples: nobody has read it yet."""
+    return -1 - i
 
 
 class GrammarState(Protocol):
@@ -56,7 +59,10 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeqSlice:
-    """`token_ids` of one sequence to compute, at positions start..; `block_table` covers start + len(token_ids)."""
+    """`token_ids` of one sequence to compute, at positions start..; `block_table` covers start + len(token_ids).
+
+    The only token of a slice may be `unread`.
+    """
 
     seq_id: int
     token_ids: list[int]
@@ -68,17 +74,15 @@ class SeqSlice:
     def end(self) -> int:
         return self.start + len(self.token_ids)
 
+    @property
+    def is_unread(self) -> bool:
+        return self.token_ids[0] < 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepPlan:
-    """`follows[i]`, in a plan made ahead: the one token of slice i is what that slice of the plan before samples.
-
-    Nobody on the host knows it yet, and `token_ids` holds UNREAD.
-    """
-
     step_id: int
     slices: tuple[SeqSlice, ...]
-    follows: tuple[int, ...] | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -3,6 +3,9 @@
 First come, first served. Running sequences go first, those that decode before those that still prefill; then waiting
 ones are admitted while the token budget, the sequence limit and the free blocks allow. When a running sequence finds no
 block, the youngest other one is preempted and will be recomputed. Pure: no clock, no threads, no tensors.
+
+A step may be planned while the one before is on its way (`schedule(before=...)`): all but the values of the tokens that
+it samples is known, and whether one of them ends its output by what it is.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from proa_workers.core.block_pool import ROOT_HASH, BlockPool
-from proa_workers.core.outcome import Finish, Outcome, judge
-from proa_workers.core.plan import SeqSlice, StepOutput, StepPlan
+from proa_workers.core.outcome import Finish, Outcome, is_full, judge
+from proa_workers.core.plan import SeqSlice, StepOutput, StepPlan, unread
 from proa_workers.core.sequence import Phase, Sequence
 from proa_workers.errors import InvalidRequest, Saturated
 
@@ -57,7 +60,9 @@ class Scheduler:
         self.fetching: dict[int, Sequence] = {}
         self.num_preemptions = 0
         self._step_id = 0
-        self._planned: dict[int, Sequence] = {}  # of the step that runs now, by seq_id
+        self._planned: dict[int, Sequence] = {}  # of the step that is planned now, by seq_id
+        self._flying: dict[int, dict[int, Sequence]] = {}  # the same of steps on their way, by step_id
+        self._unread: dict[int, int] = {}  # what stands for the token that is sampled now, by seq_id
 
     @property
     def is_idle(self) -> bool:
@@ -77,55 +82,64 @@ class Scheduler:
             raise Saturated(f"{len(self.waiting)} requests wait already: retry on another worker")
         self.waiting.extend(seqs)
 
-    def schedule(self) -> Turn:
-        """Decide the next step. Blocks of every slice are allocated when this returns."""
+    def schedule(self, before: StepPlan | None = None) -> Turn:
+        """Decide the next step. Blocks of every slice are allocated when this returns.
+
+        With `before`, the last plan, whose step is on its way: decide ahead of its commit. Nothing is preempted then:
+        an empty turn where that would be needed, where the host must know unread tokens, or nothing is left to do.
+        """
         self._planned = {}
+        self._unread = {} if before is None else {piece.seq_id: unread(i) for i, piece in enumerate(before.slices)}
+        if any(seq.num_unread and seq.row.needs_tokens for seq in self.running):
+            return Turn(plan=None)
         slices: list[SeqSlice] = []
         fetches: list[Fetch] = []
         outcomes: list[Outcome] = []
         num_preemptions = self.num_preemptions
-        budget = self._continue_running(slices)
+        budget = self._continue_running(slices, may_preempt=before is None)
+        if budget is None:
+            return Turn(plan=None)
         if self.num_preemptions == num_preemptions:
             self._admit(budget, slices, fetches, outcomes)
-        plan = None
-        if slices:
-            plan = StepPlan(step_id=self.next_step_id(), slices=tuple(slices))
+        plan = self._take_off(slices) if slices else None
         return Turn(plan=plan, fetches=tuple(fetches), outcomes=tuple(outcomes))
 
-    def next_step_id(self) -> int:
+    def _take_off(self, slices: list[SeqSlice]) -> StepPlan:
         self._step_id += 1
-        return self._step_id
-
-    def can_admit(self) -> bool:
-        """Whether `schedule` would admit a waiting sequence now."""
-        if len(self.running) + len(self.fetching) >= self.limits.max_num_seqs:
-            return False
-        first = next((seq for seq in self.waiting if seq.leader is None or not self._is_behind(seq.leader)), None)
-        if first is None:
-            return False
-        cached, num_needed = self._needed(first)
-        return num_needed <= self.pool.num_free_beside(cached)
+        self._flying[self._step_id] = self._planned
+        for piece in slices:
+            seq = self._planned[piece.seq_id]
+            seq.num_flying += len(piece.token_ids)
+            seq.num_unread += piece.row is not None
+        return StepPlan(step_id=self._step_id, slices=tuple(slices))
 
     def commit(self, plan: StepPlan, output: StepOutput) -> list[Outcome]:
-        """Apply a step: advance, publish full blocks, judge sampled tokens, finish what is done."""
+        """Apply a step: advance, publish full blocks, judge sampled tokens, finish what is done.
+
+        Steps are committed in the order of their plans. A sequence that has ended meanwhile was computed for nothing:
+        its row lies behind its last published block, and whoever gets that block writes later.
+        """
         outcomes: list[Outcome] = []
+        planned = self._flying.pop(plan.step_id)
         for piece, sampled in zip(plan.slices, output.sampled, strict=True):
-            seq = self._planned[piece.seq_id]
+            seq = planned[piece.seq_id]
             if seq.phase is not Phase.RUNNING:
-                continue  # it ended while the step ran
+                continue
+            seq.num_flying -= len(piece.token_ids)
+            seq.num_unread -= piece.row is not None
             seq.num_computed += len(piece.token_ids)
             self._publish(seq)
             if sampled is not None:
                 outcomes.append(judge(seq, sampled, self.limits.max_model_len))
-            elif seq.is_hand_off and seq.num_pending == 0:
+            elif seq.is_hand_off and seq.num_computed == seq.num_target:
                 outcomes.append(self._hand_off(seq))
             if outcomes and outcomes[-1].seq is seq and outcomes[-1].finish is not None:
                 self._finish(seq)
         return outcomes
 
     def planned(self, plan: StepPlan) -> list[Sequence]:
-        """The sequences of the plan that `schedule` returned last."""
-        return [self._planned[piece.seq_id] for piece in plan.slices]
+        """The sequences of a plan that was not committed yet."""
+        return list(self._flying[plan.step_id].values())
 
     def fetched(self, seq_id: int, *, is_good: bool, may_recompute: bool = True) -> Outcome | None:
         """A transfer ended: run on with the rows it brought, or without them (recompute), or finish with an error.
@@ -161,15 +175,21 @@ class Scheduler:
                 self._finish(seq)
         return found
 
-    def _continue_running(self, slices: list[SeqSlice]) -> int:
-        """Plan one more piece of every running sequence; the token budget that is left."""
+    def _continue_running(self, slices: list[SeqSlice], *, may_preempt: bool) -> int | None:
+        """Plan one more piece of every running sequence; the token budget that is left, None without enough blocks."""
         budget = self.limits.max_num_batched_tokens
         for seq in sorted(self.running, key=lambda seq: seq.num_pending > 1):
-            if budget and seq.phase is Phase.RUNNING:
-                count = min(seq.num_pending, budget)
-                if self._make_room(seq, seq.num_computed + count):
-                    slices.append(self._slice(seq, count))
-                    budget -= count
+            count = min(seq.num_pending, budget)
+            is_last_unread = seq.num_unread and is_full(seq, self.limits.max_model_len, seq.num_unread)
+            if not count or seq.phase is not Phase.RUNNING or is_last_unread:
+                continue
+            num_tokens = seq.num_computed + seq.num_flying + count
+            missing = -(-num_tokens // self.pool.block_tokens) - len(seq.block_ids)
+            if missing > self.pool.num_free and not may_preempt:
+                return None
+            if self._make_room(seq, missing):
+                slices.append(self._slice(seq, count))
+                budget -= count
         return budget
 
     def _admit(self, budget: int, slices: list[SeqSlice], fetches: list[Fetch], outcomes: list[Outcome]) -> None:
@@ -199,7 +219,9 @@ class Scheduler:
     def _place(self, seq: Sequence) -> bool:
         """Give a waiting sequence its cached prefix and blocks for all its tokens; False when too few are free."""
         size = self.pool.block_tokens
-        cached, num_needed = self._needed(seq)
+        usable = seq.num_target if seq.is_hand_off else seq.num_tokens - 1  # one token at least must be computed
+        cached = self.pool.match(seq.hash_blocks(usable, size))
+        num_needed = -(-max(seq.num_target, 1) // size) - len(cached)
         if num_needed > self.pool.num_free_beside(cached):
             return False
         self.pool.acquire(cached)
@@ -217,21 +239,13 @@ class Scheduler:
             self.running.append(seq)
         return True
 
-    def _needed(self, seq: Sequence) -> tuple[list[int], int]:
-        """Blocks of a waiting sequence's cached prefix, and how many more it needs."""
-        size = self.pool.block_tokens
-        usable = seq.num_target if seq.is_hand_off else seq.num_tokens - 1  # one token at least must be computed
-        cached = self.pool.match(seq.hash_blocks(usable, size))
-        return cached, -(-max(seq.num_target, 1) // size) - len(cached)
-
     def _start_fetch(self, seq: Sequence) -> Fetch:
         first = seq.num_computed // self.pool.block_tokens
         last = -(-seq.num_remote_tokens // self.pool.block_tokens)
         return Fetch(seq=seq, block_ids=tuple(seq.block_ids[first:last]), first_block=first)
 
-    def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
-        """Own blocks for `num_tokens` tokens, preempting the youngest unplanned sequence as often as needed."""
-        missing = -(-num_tokens // self.pool.block_tokens) - len(seq.block_ids)
+    def _make_room(self, seq: Sequence, missing: int) -> bool:
+        """Own so many more blocks, preempting the youngest unplanned sequence as often as needed."""
         while missing > self.pool.num_free:
             victim = next((other for other in reversed(self.running) if other.seq_id not in self._planned), seq)
             self._preempt(victim)
@@ -242,6 +256,7 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence) -> None:
+        assert not seq.num_flying, f"a step on its way writes into blocks of sequence {seq.seq_id}"
         self.running.remove(seq)
         self.pool.release(seq.drop_blocks())
         seq.phase = Phase.WAITING
@@ -251,13 +266,14 @@ class Scheduler:
 
     def _slice(self, seq: Sequence, count: int) -> SeqSlice:
         self._planned[seq.seq_id] = seq
-        start, end = seq.num_computed, seq.num_computed + count
+        start = seq.num_computed + seq.num_flying
+        end = start + count
         return SeqSlice(
             seq_id=seq.seq_id,
-            token_ids=seq.tokens(start, end),
+            token_ids=seq.tokens(start, end) if start < seq.num_tokens else [self._unread[seq.seq_id]],
             start=start,
             block_table=seq.block_table,
-            row=seq.row if end == seq.num_tokens else None,
+            row=seq.row if end == seq.num_tokens + seq.num_unread else None,
         )
 
     def _publish(self, seq: Sequence) -> None:

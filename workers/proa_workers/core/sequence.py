@@ -34,6 +34,7 @@ class StopCheck(Protocol):
 class Sequence:
     """`num_computed` KV rows of [prompt | output] are valid in `block_ids`; the scheduler alone changes it.
 
+    Steps on their way compute `num_flying` rows more and sample `num_unread` tokens (0 or 1, or 2 for a moment).
     `is_hand_off`: compute the prompt without its last token, sample nothing, leave the blocks to a lease; the reader
     computes the last token itself and samples from it. `num_remote_tokens` > 0: that many rows come from a peer.
     `leader`: a sibling (n > 1) whose prompt must be computed first, so that this one finds it in the prefix cache.
@@ -49,6 +50,8 @@ class Sequence:
     leader: Sequence | None = None
     phase: Phase = Phase.WAITING
     num_computed: int = 0
+    num_flying: int = 0
+    num_unread: int = 0
     num_cached: int = 0  # prompt tokens found in the local prefix cache
     num_fetched: int = 0  # prompt tokens whose rows came from a peer
     num_preemptions: int = 0
@@ -74,7 +77,8 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        return self.num_target - self.num_computed
+        """Rows that no step computes yet."""
+        return self.num_target + self.num_unread - self.num_computed - self.num_flying
 
     @property
     def block_table(self) -> npt.NDArray[np.int32]:

@@ -70,4 +70,4 @@ class LookAheadEngine(Engine, Protocol):
         """Whether it gains from that here."""
 
     def launch(self, plan: StepPlan, before: Flight | None) -> Flight:
-        """Queue a step behind `before`, of whose plan `plan.follows` speaks (None where it follows none)."""
+        """Queue a step behind `before`, of whose plan `unread` tokens of `plan` speak (None: there are none)."""

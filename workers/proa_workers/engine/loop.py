@@ -3,9 +3,9 @@
 Everything that touches blocks runs here, so none of it needs a lock. Other threads send commands (`submit`, `abort`,
 `fetched`, `unpin`, `flush`) and get one `Report` a turn.
 
-With an engine that looks ahead, the next decode step is launched before the tokens of the last one are read
-(core/look_ahead.py), so that all of this happens while the device computes. Meanwhile nothing but that one step is
-planned, and of commands only those run that queue sequences: all else waits until no step is on its way.
+With an engine that looks ahead, the next step is planned and launched before the tokens of the last one are read, so
+that all of this happens while the device computes. Meanwhile of commands only those run that queue sequences: all else
+waits until no step is on its way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import TypeVar
 
 from proa_workers.core.block_pool import CacheEvent
 from proa_workers.core.load import Load
-from proa_workers.core.look_ahead import plan_ahead
 from proa_workers.core.outcome import Finish, Outcome
 from proa_workers.core.plan import StepPlan
 from proa_workers.core.scheduler import Fetch, Scheduler, Turn
@@ -226,8 +225,11 @@ class EngineLoop:
     def _turn(self) -> None:
         turn = self.scheduler.schedule() if self._next is None else Turn(plan=None)
         self._untold = outcomes = list(turn.outcomes)
-        step = self._next if turn.plan is None else self._take_off(turn.plan)
-        self._next = self._look_ahead(step) if step else None
+        step = self._next if turn.plan is None else self._take_off(turn.plan, None)
+        ahead = self._plan_ahead(step) if step else Turn(plan=None)
+        outcomes += ahead.outcomes
+        self._next = self._take_off(ahead.plan, step) if ahead.plan else None
+        fetches = turn.fetches + ahead.fetches
         seconds = 0.0
         if step is not None:
             outcomes += self.scheduler.commit(step.plan, step.flight.read())
@@ -236,12 +238,12 @@ class EngineLoop:
         self.load = self.load.after(self.scheduler, outcomes, seconds, is_ahead=step is not None and step.is_ahead)
         events = tuple(self.scheduler.pool.take_events())
         self._untold = []
-        if step is not None or outcomes or turn.fetches or events:
+        if step is not None or outcomes or fetches or events:
             self._on_report(
                 Report(
                     time=self._ended_at,
                     outcomes=tuple(outcomes),
-                    fetches=turn.fetches,
+                    fetches=fetches,
                     cache_events=events,
                     step_seconds=seconds,
                     num_step_tokens=step.plan.num_tokens if step else 0,
@@ -250,25 +252,22 @@ class EngineLoop:
         elif self.scheduler.waiting and not self.scheduler.running:
             self._wait_for_room()
 
-    def _take_off(self, plan: StepPlan) -> Step:
+    def _take_off(self, plan: StepPlan, before: Step | None) -> Step:
+        """Launch a step; with `before`, ahead of what that one samples."""
         started_at = self._clock()
         for seq in self.scheduler.planned(plan):
             seq.scheduled_at = seq.scheduled_at or started_at
         if self._looking is None:
             flight: Flight = Landed(plan=plan, output=self.engine.step(plan))
         else:
-            flight = self._looking.launch(plan, None)
-        return Step(flight=flight, started_at=started_at)
+            flight = self._looking.launch(plan, None if before is None else before.flight)
+        return Step(flight=flight, started_at=started_at, is_ahead=before is not None)
 
-    def _look_ahead(self, step: Step) -> Step | None:
-        """The step after `step`, launched before the tokens of `step` are read; None if it must wait for them."""
+    def _plan_ahead(self, step: Step) -> Turn:
+        """What follows `step`, whose tokens are not read; nothing if it must wait for them."""
         if self._looking is None or self._must_land():
-            return None
-        plan = plan_ahead(self.scheduler, step.plan)
-        if plan is None:
-            return None
-        started_at = self._clock()
-        return Step(flight=self._looking.launch(plan, step.flight), started_at=started_at, is_ahead=True)
+            return Turn(plan=None)
+        return self.scheduler.schedule(step.plan)
 
     def _wait_for_room(self) -> None:
         """Requests wait for blocks that leases or transfers hold: sleep until a command may have freed some."""

@@ -17,7 +17,7 @@ from proa_workers.engine.device_kv import DTYPES, allocate_pool
 from proa_workers.engine.native_settings import NativeSettings, Placement, place, pool_blocks
 from proa_workers.errors import SettingsError
 from proa_workers.model.arms import Arms, ExpertsArm
-from proa_workers.model.assemble import UnreadTokens, build_batch
+from proa_workers.model.assemble import build_batch, put_unread
 from proa_workers.model.config import ModelConfig
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.experts import check_experts
@@ -30,13 +30,14 @@ from proa_workers.model.paged import PagedKv
 from proa_workers.model.source import RandomWeights
 from proa_workers.model.weights import Progress, weights_identity
 from proa_workers.sampling.sampler import Drawn, Sampler
+from proa_workers.sampling.upload import upload
 
 # Measured on an H200 for DeepSeek-V2-Lite (bench/kernels/NOTES.md): at 32 tokens shared experts cost less as riders.
 DENSE_SHARED_TOKENS = 96
 
 
 class TokenSampler(Protocol):
-    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn: ...
+    def launch(self, logits_RV: torch.Tensor, rows: Sequence[SampleRow], unread: Sequence[int] = ()) -> Drawn: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,11 +55,15 @@ class NativeFlight:
                 sampled[i] = token
         return StepOutput(sampled=tuple(sampled))
 
-    def unread(self, follows: tuple[int, ...]) -> UnreadTokens:
-        """Tokens that slices of the next plan start from; slice i goes on where slice follows[i] of this one ends."""
+    def tokens_of_slices(self) -> torch.Tensor:
+        """Token of every slice of the plan, int64 [S] on the device; 0 for those that sample nothing."""
+        num_slices = len(self.plan.slices)
         assert self.drawn is not None, "a plan made ahead of one that samples nothing"
-        row_of = {i: r for r, i in enumerate(self.wanted)}
-        return UnreadTokens(token_R1=self.drawn.token_R1, rows=np.array([row_of[i] for i in follows], dtype=np.int64))
+        token_R = self.drawn.token_R1[:, 0]
+        if self.wanted == tuple(range(num_slices)):
+            return token_R
+        index_R = upload(np.array(self.wanted, dtype=np.int64), token_R.device)
+        return token_R.new_zeros(num_slices).index_copy_(0, index_R, token_R)
 
 
 class NativeEngine:
@@ -143,24 +148,26 @@ class NativeEngine:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, before: Flight | None) -> NativeFlight:
-        unread = None
-        if plan.follows is not None:
+        is_unread = [piece.is_unread for piece in plan.slices]
+        unread_S = None
+        if any(is_unread):
             assert isinstance(before, NativeFlight), "a plan made ahead follows a step of this engine"
-            unread = before.unread(plan.follows)
+            unread_S = before.tokens_of_slices()
         if self.graphs is not None and fits_graph(plan.slices, self.arms):
-            logits_RV, wanted = self.graphs.logits(plan.slices, unread), tuple(range(len(plan.slices)))
+            logits_RV, wanted = self.graphs.logits(plan.slices, unread_S), tuple(range(len(plan.slices)))
         else:
-            logits_RV, wanted = self._eager_logits(plan, unread)
+            logits_RV, wanted = self._eager_logits(plan, unread_S)
         if not wanted:
             return NativeFlight(plan=plan, wanted=(), drawn=None)
         rows = [row for i in wanted if (row := plan.slices[i].row) is not None]
-        drawn = self._sampler.launch(logits_RV, rows, num_unread=0 if unread is None else 1)
+        drawn = self._sampler.launch(logits_RV, rows, [int(is_unread[i]) for i in wanted])
         return NativeFlight(plan=plan, wanted=wanted, drawn=drawn)
 
-    def _eager_logits(self, plan: StepPlan, unread: UnreadTokens | None) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def _eager_logits(self, plan: StepPlan, unread_S: torch.Tensor | None) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Logits of the wanted rows, and the slice of each."""
         batch = build_batch(plan, self._paged, self.arms.attention != "paged")
-        batch = batch if unread is None else unread.of(batch)
+        if unread_S is not None:
+            put_unread(batch.token_ids_T, unread_S, is_all=False)
         hidden_TM = self.decoder.forward(batch, self._paged, self.arms)
         return self.decoder.logits(hidden_TM.index_select(0, batch.logit_rows_R)), batch.logit_slices
 

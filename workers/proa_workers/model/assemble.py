@@ -6,7 +6,7 @@ Legend: B decode rows, N blocks of the longest sequence, S keys. Nothing here re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,22 +33,13 @@ class Piece:
     table_BN: Ints
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadTokens:
-    """Tokens of the step before, int64 on the device, and for each slice of a plan made ahead which one is its own."""
-
-    token_R1: torch.Tensor
-    rows: Ints
-
-    def of(self, batch: Batch) -> Batch:
-        """`batch` (decode rows only) with these tokens."""
-        rows = self.rows[list(batch.logit_slices)]
-        (index,) = to_device([rows], self.token_R1.device)
-        return replace(batch, token_ids_T=self.token_R1[:, 0].index_select(0, index))
-
-    def resolve(self, row_T: torch.Tensor) -> None:
-        """Put the tokens in the place of their row numbers."""
-        row_T.copy_(self.token_R1[:, 0].index_select(0, row_T))
+def put_unread(token_T: torch.Tensor, unread_S: torch.Tensor, is_all: bool) -> None:
+    """Put `unread_S[i]` (int64, same device) where a token id is `unread(i)` (core/plan.py); `is_all`: each one is."""
+    if is_all:
+        token_T.copy_(unread_S.index_select(0, token_T.bitwise_not()))
+        return
+    index_T = token_T.bitwise_not().clamp_(min=0)
+    torch.where(token_T < 0, unread_S.index_select(0, index_T), token_T, out=token_T)
 
 
 def build_batch(plan: StepPlan, kv: PagedKv, pads_keys: bool = True) -> Batch:
@@ -183,20 +174,17 @@ def _decode_group(
     return DecodeGroup(start=start, lengths=lengths, is_padded=False, table_BN=table_BN, positions_B=positions_B, kv=kv)
 
 
-def pack_padded_decode(
-    slices: Sequence[SeqSlice], num_rows: int, num_blocks: int, block_tokens: int, unread: UnreadTokens | None = None
-) -> Ints:
+def pack_padded_decode(slices: Sequence[SeqSlice], num_rows: int, num_blocks: int, block_tokens: int) -> Ints:
     """Decode rows in fixed sizes, as one buffer for `padded_decode_batch`.
 
-    Rows past the last slice repeat the first, and so write what it writes. With `unread`, rows of it stand for tokens.
+    Rows past the last slice repeat the first, and so write what it writes.
     """
     piece = _decode_piece(slices, list(range(len(slices))), block_tokens)
     rows = np.concatenate([np.arange(len(slices)), np.zeros(num_rows - len(slices), dtype=np.int64)])
     table_BN = np.zeros((num_rows, num_blocks), dtype=np.int64)
     table_BN[:, : piece.table_BN.shape[1]] = piece.table_BN[rows]
     positions = piece.positions[rows]
-    tokens = piece.token_ids if unread is None else unread.rows
-    return np.concatenate([tokens[rows], positions, piece.blocks[rows], table_BN.ravel()])
+    return np.concatenate([piece.token_ids[rows], positions, piece.blocks[rows], table_BN.ravel()])
 
 
 def padded_decode_batch(buffer: torch.Tensor, num_rows: int, num_blocks: int, kv: PagedKv) -> Batch:

@@ -13,7 +13,7 @@ import torch
 
 from proa_workers.core.plan import SeqSlice
 from proa_workers.model.arms import Arms
-from proa_workers.model.assemble import UnreadTokens, pack_padded_decode, padded_decode_batch
+from proa_workers.model.assemble import pack_padded_decode, padded_decode_batch, put_unread
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.paged import PagedKv
 
@@ -41,17 +41,20 @@ class DecodeGraphs:
         self._captured: dict[tuple[int, int], Captured] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
-    def logits(self, slices: Sequence[SeqSlice], unread: UnreadTokens | None = None) -> torch.Tensor:
-        """[len(slices), V], in the slices' order; valid until the next call."""
+    def logits(self, slices: Sequence[SeqSlice], unread_S: torch.Tensor | None = None) -> torch.Tensor:
+        """[len(slices), V], in the slices' order; valid until the next call. `unread_S`: see `put_unread`."""
         num_blocks = max((s.end - 1) // self._kv.block_tokens + 1 for s in slices)
         sizes = (bucket(len(slices)), bucket(num_blocks))
-        host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens, unread)).pin_memory()
+        host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens)).pin_memory()
         if sizes not in self._captured:
-            self._captured[sizes] = self._capture(host.to(self._kv.pool.device), sizes)
+            # Unread tokens may be any here: the replay writes the same rows once more.
+            inputs = host.to(self._kv.pool.device)
+            inputs[: sizes[0]].clamp_(min=0)
+            self._captured[sizes] = self._capture(inputs, sizes)
         captured = self._captured[sizes]
         captured.inputs.copy_(host, non_blocking=True)
-        if unread is not None:
-            unread.resolve(captured.inputs[: sizes[0]])
+        if unread_S is not None:
+            put_unread(captured.inputs[: sizes[0]], unread_S, all(s.is_unread for s in slices))
         captured.graph.replay()
         return captured.logits_RV[: len(slices)]
 

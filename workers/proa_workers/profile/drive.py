@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proa_workers.core.params import SamplingParams
-from proa_workers.core.plan import UNREAD, SampleRow, SeqSlice, StepPlan
+from proa_workers.core.plan import SampleRow, SeqSlice, StepPlan, unread
 from proa_workers.engine.base import Engine, Flight, LookAheadEngine
 from proa_workers.engine.flight import Landed
 from proa_workers.sim.cost import attended_pairs
@@ -59,7 +59,7 @@ class Sequences:
         num_seqs, length = len(self.prompts), len(self.prompts[0]) + len(self.outputs[0])
         flight = self._next or self._launch([output[-1:] for output in self.outputs], length - 1, None)
         has_more = self._looking is not None and len(self.outputs[0]) + 2 <= self._max_tokens
-        self._next = self._launch([[UNREAD]] * num_seqs, length, flight) if has_more else None
+        self._next = self._launch([[unread(i)] for i in range(num_seqs)], length, flight) if has_more else None
         self._take(flight)
         seconds = time.perf_counter() - start
         return TimedStep(decode_seqs=num_seqs, decode_context=num_seqs * length, seconds=seconds)
@@ -89,8 +89,7 @@ class Sequences:
     def _launch(self, tokens: list[list[int]], position: int, before: Flight | None) -> Flight:
         """A decode step of every sequence; with `before`, from tokens that are still on the device."""
         slices = tuple(self._slice(i, token_ids, position) for i, token_ids in enumerate(tokens))
-        follows = None if before is None else tuple(range(len(slices)))
-        plan = StepPlan(step_id=0, slices=slices, follows=follows)
+        plan = StepPlan(step_id=0, slices=slices)
         if self._looking is None:
             return Landed(plan=plan, output=self.engine.step(plan))
         return self._looking.launch(plan, before)

@@ -23,24 +23,24 @@ from proa_workers.sampling.upload import place, upload
 class Penalties(Protocol):
     """Repetition, frequency and presence penalties of rows that have any (`penalties.py`, `history.py`)."""
 
-    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> None:
-        """Change the logits in place; `num_unread` tokens follow each `output_ids` that the host has not read."""
+    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
+        """Change the logits in place; `unread[r]` tokens follow row r's `output_ids` that the host has not read."""
 
     def count(self, rows: Sequence[SampleRow], token_R1: Tensor) -> None:
         """Take note of what was drawn."""
 
 
-def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], penalties: Penalties, num_unread: int = 0) -> Tensor:
+def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], penalties: Penalties, unread: Sequence[int]) -> Tensor:
     """Logits after all edits: the same tensor when no row asks for any, else a changed copy in float32.
 
-    `num_unread` tokens follow each `output_ids` that nobody has read yet: no row may need them (`needs_tokens`).
+    `unread[r]` tokens follow row r's `output_ids` that nobody has read yet: it may not need them (`needs_tokens`).
     """
-    if not any(_wants_edits(row, num_unread) for row in rows):
+    if not any(_wants_edits(row, n) for row, n in zip(rows, unread, strict=True)):
         return logits_RV
     edited_RV = logits_RV.to(torch.float32, copy=True)
     _add_bias(edited_RV, rows)
-    penalties.penalise(edited_RV, rows, num_unread)
-    _forbid_ends(edited_RV, rows, num_unread)
+    penalties.penalise(edited_RV, rows, unread)
+    _forbid_ends(edited_RV, rows, unread)
     _apply_grammars(edited_RV, rows)
     return edited_RV
 
@@ -65,8 +65,9 @@ def _banned(row: SampleRow, num_unread: int = 0) -> tuple[int, ...]:
     return (*row.eos_token_ids, *row.params.stop_token_ids)
 
 
-def _forbid_ends(logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> None:
-    edits = [(r, token) for r, row in enumerate(rows) if row.grammar is None for token in _banned(row, num_unread)]
+def _forbid_ends(logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
+    free = [(r, row) for r, row in enumerate(rows) if row.grammar is None]
+    edits = [(r, token) for r, row in free for token in _banned(row, unread[r])]
     if edits:
         row_N, token_N, _ = place(np.array(edits, dtype=np.float64).T.copy(), logits_RV)
         # NOTE: assigning a Python number would copy it from the host and wait for the device.

@@ -40,16 +40,17 @@ class TokenHistory:
         self._free = list(range(FIRST_SLOTS))
         self._table_SV = torch.zeros(FIRST_SLOTS, vocab_size, dtype=torch.int32, device=device)
 
-    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> None:
+    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
         """Repetition, then frequency and presence penalties, in place; prompts count for repetition alone.
 
-        AssertionError when `num_unread` drawn tokens of a row were not drawn here: nobody could know them.
+        AssertionError when the `unread` tokens of a row were not drawn here: nobody could know them.
         """
         chosen = [r for r, row in enumerate(rows) if row.params.has_penalty]
         if not chosen:
             self._keep(set())
             return
-        slots = self._slots([rows[r] for r in chosen], num_unread)
+        self._keep({id(rows[r]) for r in chosen})
+        slots = [self._slot(rows[r], unread[r]).index for r in chosen]
         size = max(BLOCK_LOGITS // logits_RV.shape[1], 1)
         for i in range(0, len(chosen), size):
             part = chosen[i : i + size]
@@ -83,14 +84,10 @@ class TokenHistory:
         new_PV.sub_(seen_PV * frequency_P1 + (seen_PV > 0) * presence_P1)
         logits_RV.index_copy_(0, index_2P[0], new_PV)
 
-    def _slots(self, rows: list[SampleRow], num_unread: int) -> list[int]:
-        """Slots of `rows`, whose tables hold all their tokens; those of other sequences are given up."""
-        self._keep({id(row) for row in rows})
-        return [self._slot(row, len(row.output_ids) + num_unread, num_unread).index for row in rows]
-
-    def _slot(self, row: SampleRow, num_output: int, num_unread: int) -> Slot:
+    def _slot(self, row: SampleRow, num_unread: int) -> Slot:
+        """The slot that has counted all tokens of `row`."""
         slot = self._held.get(id(row))
-        if slot is not None and slot.num_output == num_output:
+        if slot is not None and slot.num_output == len(row.output_ids) + num_unread:
             return slot
         assert num_unread == 0, "a penalty needs tokens that were drawn elsewhere and not read"
         if slot is None:
@@ -100,8 +97,9 @@ class TokenHistory:
 
     def _fill(self, slot: Slot) -> None:
         row, seen_V = slot.row, self._table_SV[slot.index]
-        prompt = np.unique(np.array(row.prompt_ids, dtype=np.int64)) if row.params.repetition_penalty != 1.0 else []
-        token_N = np.concatenate([np.array(row.output_ids, dtype=np.int64), np.array(prompt, dtype=np.int64)])
+        counted = row.prompt_ids if row.params.repetition_penalty != 1.0 else []
+        prompt = np.unique(np.array(counted, dtype=np.int64))
+        token_N = np.concatenate([np.array(row.output_ids, dtype=np.int64), prompt])
         amount_N = np.where(np.arange(len(token_N)) < len(row.output_ids), 1, IN_PROMPT)
         placed_2N = upload(np.stack([token_N, amount_N]), seen_V.device)
         seen_V.zero_().scatter_add_(0, placed_2N[0], placed_2N[1].int())

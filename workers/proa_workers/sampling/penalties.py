@@ -36,12 +36,12 @@ class HostPenalties:
     def __init__(self) -> None:
         self._prompts = PromptArrays()
 
-    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> None:
+    def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
         seen = self._prompts.take([row for row in rows if row.params.repetition_penalty != 1.0])
         edits = []
         for r, row in enumerate(rows):
             if row.params.has_penalty:
-                assert num_unread == 0, "a penalty needs tokens that were not read"
+                assert unread[r] == 0, "a penalty needs tokens that were not read"
                 prompt = seen.pop(0) if row.params.repetition_penalty != 1.0 else _NO_PROMPT
                 edits.append(_penalty_columns(r, row, prompt))
         edits = [e for e in edits if e.size]

@@ -63,15 +63,16 @@ class Sampler:
         return self.launch(logits_RV, rows).read() if rows else []
 
     @torch.inference_mode()
-    def launch(self, logits_RV: Tensor, rows: Sequence[SampleRow], num_unread: int = 0) -> Drawn:
+    def launch(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int] = ()) -> Drawn:
         """One token per row of `logits_RV` (any float dtype, left unchanged).
 
-        Logprobs are the log-softmax of these logits, before any edit. `num_unread` is how many tokens of each row were
-        drawn and not yet appended to its `output_ids`.
+        Logprobs are the log-softmax of these logits, before any edit. `unread` is how many tokens of each row were
+        drawn and not yet appended to its `output_ids` (none by default).
         """
+        counts = list(unread) or [0] * len(rows)
         assert logits_RV.shape == (len(rows), self._vocab_size), f"{tuple(logits_RV.shape)} logits, {len(rows)} rows"
-        edited_RV = adjust_logits(logits_RV, rows, self._penalties, num_unread)
-        peak_R1, token_R1 = self._choose(edited_RV, rows, num_unread)
+        edited_RV = adjust_logits(logits_RV, rows, self._penalties, counts)
+        peak_R1, token_R1 = self._choose(edited_RV, rows, counts)
         self._penalties.count(rows, token_R1)
         columns = [token_R1, logits_RV.amax(1, keepdim=True) if edited_RV is not logits_RV else peak_R1, peak_R1]
         num_top = max((-1 if row.params.logprobs is None else row.params.logprobs) for row in rows)
@@ -81,17 +82,18 @@ class Sampler:
         host, is_copied = _start_copy(table)
         return Drawn(token_R1=token_R1, rows=tuple(rows), num_top=num_top, table=host, is_copied=is_copied)
 
-    def _choose(self, edited_RV: Tensor, rows: Sequence[SampleRow], num_unread: int) -> tuple[Tensor, Tensor]:
+    def _choose(self, edited_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Maximum logit and token of each row: the most likely one, or a drawn one where a row has a temperature."""
         random = [r for r, row in enumerate(rows) if row.params.temperature >= MIN_TEMPERATURE]
         if len(random) == len(rows):
             peak_R1 = edited_RV.amax(1, keepdim=True)
-            return peak_R1, _draw_blocks(edited_RV, peak_R1, rows, num_unread)
+            return peak_R1, _draw_blocks(edited_RV, peak_R1, rows, unread)
         peak_R1, greedy_R1 = edited_RV.max(1, keepdim=True)
         if not random:
             return peak_R1, greedy_R1
         row_S = upload(np.array(random, dtype=np.int64), self._device)
-        drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], [rows[r] for r in random], num_unread)
+        chosen = ([rows[r] for r in random], [unread[r] for r in random])
+        drawn_S1 = _draw_blocks(edited_RV[row_S], peak_R1[row_S], *chosen)
         return peak_R1, greedy_R1.index_copy(0, row_S, drawn_S1)
 
 
@@ -106,24 +108,25 @@ def _start_copy(table: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     return host, is_copied
 
 
-def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], num_unread: int) -> Tensor:
+def _draw_blocks(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> Tensor:
     """`_draw_rows` over blocks of rows: bounded scratch memory (28 bytes a logit), and on a host it stays in cache."""
     limit = HOST_BLOCK_LOGITS if edited_SV.device.type == "cpu" else DEVICE_BLOCK_LOGITS
     size = max(limit // edited_SV.shape[1], 1)
     starts = range(0, len(rows), size)
     cuts = [slice(i, i + size) for i in starts]
-    blocks = [_draw_rows(edited_SV[cut].float(), peak_S1[cut].float(), rows[cut], num_unread) for cut in cuts]
+    blocks = [_draw_rows(edited_SV[cut].float(), peak_S1[cut].float(), rows[cut], unread[cut]) for cut in cuts]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
-def _draw_rows(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], num_unread: int) -> Tensor:
+def _draw_rows(edited_SV: Tensor, peak_S1: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> Tensor:
     params = [row.params for row in rows]
     settings = np.empty((5, len(rows), 1))
     settings[0, :, 0] = [p.temperature for p in params]
     settings[1, :, 0] = [-math.log(p.min_p) if p.min_p > 0 else math.inf for p in params]
     settings[2, :, 0] = [p.top_k or math.inf for p in params]
     settings[3, :, 0] = [p.top_p if p.top_p < 1 else math.inf for p in params]
-    settings[4, :, 0] = uniforms([row.seed for row in rows], [len(row.output_ids) + num_unread for row in rows])
+    counts = [len(row.output_ids) + n for row, n in zip(rows, unread, strict=True)]
+    settings[4, :, 0] = uniforms([row.seed for row in rows], counts)
     temperature_S1, reach_S1, top_k_S1, top_p_S1, uniform_S1 = upload(settings, edited_SV.device)
 
     y_SV = (peak_S1 - edited_SV).div_(temperature_S1.float())
