@@ -11,9 +11,10 @@ from proa_operator.cli.main import app
 from proa_operator.errors import UserError
 from proa_operator.simulate import cli, scenarios
 from proa_operator.simulate.cost import cost_from
-from proa_operator.simulate.defaults import PROFILE
+from proa_operator.simulate.defaults import PROFILE, SLO
 from proa_operator.simulate.errors import BoundError, SimulateError
 from proa_operator.simulate.generated import generated
+from proa_operator.simulate.policies.policy import Slo
 from typer.testing import CliRunner
 
 
@@ -28,6 +29,7 @@ def invoke(*arguments: str) -> object:
         (["--quick", "--out", "nowhere"], "make it first"),
         (["--quick", "--only", "no such"], "leave --only out"),
         (["--quick", "--trace", "nowhere.jsonl", "--only", "trace"], "nowhere.jsonl"),
+        (["--quick", "--profile", "nowhere.yaml"], "give a PerformanceProfile"),
     ],
 )
 def test_bad_options_are_one_line_with_the_fix(arguments: list[str], text: str) -> None:
@@ -64,6 +66,24 @@ def test_a_broken_bound_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(error, BoundError)
     assert error.exit_code == 1
     assert not isinstance(error, SimulateError)
+
+
+def test_a_profile_that_misses_the_objectives_with_one_request_is_refused() -> None:
+    with pytest.raises(SimulateError, match="raise --ttft"):
+        scenarios.service_for(PROFILE, Slo(ttft_seconds=0.5, itl_seconds=0.04))
+    with pytest.raises(SimulateError, match="raise --itl"):
+        scenarios.service_for(PROFILE, Slo(ttft_seconds=6.0, itl_seconds=0.005))
+
+
+def test_a_profile_gets_as_much_load_as_its_speed_asks_for() -> None:
+    same = scenarios.service_for(PROFILE, SLO)
+    assert same.load == pytest.approx(1.0)
+    assert same.cost == cost_from(PROFILE)
+    prefill = PROFILE.prefill.model_copy(update={"token_seconds": "50e-6"})
+    quick = scenarios.service_for(PROFILE.model_copy(update={"prefill": prefill}), SLO)
+    assert quick.load > 1.5
+    plain, busy = (scenarios.step(service, 300, np.random.default_rng(1)) for service in (same, quick))
+    assert len(busy.traffic) == pytest.approx(quick.load * len(plain.traffic), rel=0.1)
 
 
 def test_generated_scenarios_depend_on_the_seed_only() -> None:

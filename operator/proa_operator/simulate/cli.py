@@ -12,11 +12,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from proa_operator.local.autoscale_profile import load_profile
 from proa_operator.simulate import defaults
 from proa_operator.simulate.bounds import failures_of, summaries
 from proa_operator.simulate.cost import cost_from
 from proa_operator.simulate.errors import BoundError, SimulateError
 from proa_operator.simulate.generated import generated
+from proa_operator.simulate.policies.policy import Slo
 from proa_operator.simulate.report import (
     EXCLUDED_HEADS,
     SCENARIO_HEADS,
@@ -30,7 +32,7 @@ from proa_operator.simulate.report import (
     write_markdown,
 )
 from proa_operator.simulate.scenario import Scenario
-from proa_operator.simulate.scenarios import SCENARIOS, Service, recorded
+from proa_operator.simulate.scenarios import SCENARIOS, Service, recorded, service_for
 from proa_operator.simulate.suite import Trial, trial
 
 QUICK_SECONDS, SUITE_SECONDS = 3000, 5400
@@ -44,6 +46,11 @@ def simulate(
     ] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only scenarios whose name contains this; repeatable.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Recorded trace (JSON Lines) as one more scenario.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="PerformanceProfile of the groups, as `proa profile` writes it.")
+    ] = None,
+    ttft: Annotated[float, typer.Option(help="Objective in ms, with --profile.", min=1.0)] = 6000.0,
+    itl: Annotated[float, typer.Option(help="Objective in ms, with --profile.", min=0.1)] = 40.0,
     seed: Annotated[int, typer.Option(help="Draws arrivals and lengths.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, results.md and pictures.")] = None,
 ) -> None:
@@ -55,7 +62,10 @@ def simulate(
         raise SimulateError("choose what to run: --suite (several minutes) or --quick (a minute)")
     if out is not None and not out.is_dir():
         raise SimulateError(f"--out {out} is not a folder: make it first")
-    chosen = [scenario for scenario in scenarios(not quick, trace, seed) if _is_wanted(scenario.name, only or [])]
+    service = None
+    if profile is not None:
+        service = service_for(load_profile(profile), Slo(ttft_seconds=ttft / 1000, itl_seconds=itl / 1000))
+    chosen = [each for each in scenarios(not quick, trace, seed, service) if _is_wanted(each.name, only or [])]
     if not chosen:
         raise SimulateError(f"no scenario is called like {', '.join(only or [])}; leave --only out to run all")
     failures = run(chosen, out)
@@ -63,16 +73,16 @@ def simulate(
         raise BoundError("\n".join(failures))
 
 
-def scenarios(is_long: bool, trace: Path | None, seed: int) -> Iterator[Scenario]:
-    """Named ones, generated ones, and the trace when there is one."""
+def scenarios(is_long: bool, trace: Path | None, seed: int, given: Service | None = None) -> Iterator[Scenario]:
+    """Named ones, generated ones, and the trace when there is one; of the built-in service when none is given."""
     seconds, num_generated = (SUITE_SECONDS, SUITE_GENERATED) if is_long else (QUICK_SECONDS, QUICK_GENERATED)
-    service = Service(cost=cost_from(defaults.PROFILE))
+    service = given or Service(cost=cost_from(defaults.PROFILE))
     for scenario_idx, build in enumerate(SCENARIOS):
         yield build(service, seconds, np.random.default_rng([seed, scenario_idx]))
     for generated_idx in range(num_generated):
         yield generated(service, seconds, 1000 * seed + generated_idx)
     if trace is not None:
-        recording = Service(cost=cost_from(defaults.TRACE_PROFILE), slo=defaults.TRACE_SLO)
+        recording = given or Service(cost=cost_from(defaults.TRACE_PROFILE), slo=defaults.TRACE_SLO)
         yield recorded(recording, trace, seconds)
 
 

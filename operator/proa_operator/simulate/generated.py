@@ -27,7 +27,7 @@ def generated(service: Service, seconds: int, seed: int) -> Scenario:
     startup_seconds = float(rng.uniform(*STARTUP_SECONDS))
     service = replace(service, cost=replace(service.cost, startup_seconds=startup_seconds))
     edges = _edges(rng, seconds)
-    traffic = _traffic(rng, seconds, edges)
+    traffic = _traffic(service.load, rng, seconds, edges)
     faults = [Fault(at_seconds=float(rng.uniform(0.2, 0.8)) * seconds, lost_prefill=1, lost_decode=1)]
     is_faulty = rng.uniform() < FAULT_SHARE
     return service.scenario(f"generated {seed}", traffic, seconds, faults if is_faulty else ())
@@ -40,8 +40,8 @@ def _edges(rng: np.random.Generator, seconds: int) -> list[int]:
     return [0, *np.round(np.cumsum(share) * seconds).astype(int).tolist()]
 
 
-def _traffic(rng: np.random.Generator, seconds: int, edges: list[int]) -> Traffic:
-    times = arrivals(rng, _rate(rng, seconds, edges))
+def _traffic(load: float, rng: np.random.Generator, seconds: int, edges: list[int]) -> Traffic:
+    times = arrivals(rng, load * _rate(rng, seconds, edges))
     prompts, cached, outputs = (np.zeros(len(times), dtype=np.int64) for _ in range(3))
     for start, end in pairwise(edges):
         first, last = np.searchsorted(times, [start, end])

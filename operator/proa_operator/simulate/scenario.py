@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class Lengths:
     sigma: float
     low: int = 2
     high: int
+
+    @property
+    def mean(self) -> float:
+        """Without the clipping."""
+        return self.median * exp(self.sigma**2 / 2)
 
     def draw(self, rng: np.random.Generator, count: int) -> Ints:
         values = self.median * np.exp(self.sigma * rng.standard_normal(count))
