@@ -67,7 +67,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         mounts[Path(certificates)] = certificates
     folder = cache_root() / "images"
     with exclusively(cache_root() / "images.lock", seconds=MOST_SECONDS, what="another run to end its builds"):
-        yield Engine(folder=folder, mounts=mounts)
+        found = Engine(folder=folder, mounts=mounts)
+        yield found
+        found.buildah("rmi", "--prune")  # what the stages before the last left
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,7 @@ def test_what_engine_sim_refuses_of_an_example_is_named_by_validate(row: tuple[s
     field = row[0].partition(":")[0]
     said = CliRunner().invoke(app, ["validate", str(manifest), "--output", "json"])
     assert (said.exit_code, said.stderr) == (0, "")
-    named = [line for line in json.loads(said.stdout)["refused"] if f"{field}: engine sim " in line]
-    assert len(named) == 1
-    assert "; set " in named[0]
+    (named,) = [line for line in json.loads(said.stdout)["refused"] if f"{field}: engine sim " in line]
+    assert "; set " in named
+    lines = CliRunner().invoke(app, ["validate", str(manifest)]).stdout.splitlines()
+    assert f"{manifest}: the operator would refuse it: {named}" in lines

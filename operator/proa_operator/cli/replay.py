@@ -48,7 +48,8 @@ def records_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}): give a file with decision records") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{file}: cannot be read ({why}): give a file with decision records") from None
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line) if line.strip() else None

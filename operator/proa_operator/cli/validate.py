@@ -11,7 +11,7 @@ from proa_operator.api.load import load
 from proa_operator.api.service import DisaggregatedService
 from proa_operator.cli import params
 from proa_operator.cli.children import NO_UID
-from proa_operator.cli.output import Output, show
+from proa_operator.cli.output import Output, as_text
 from proa_operator.cli.render_settings import chart_defaults
 from proa_operator.cli.where import Format
 from proa_operator.local.refusals import refuse
@@ -35,7 +35,7 @@ def validate(
     name = service.metadata.name
     lines = [f"{file}: {name} is valid", *(f"{file}: the operator would refuse it: {said}" for said in refused)]
     found = {"file": str(file), "service": name, "is_valid": True, "refused": refused}
-    show(found, output, lambda: "\n".join(lines))
+    typer.echo("\n".join(lines) if output is Output.TABLE else as_text(found, output))
 
 
 def _refused(manifest: DisaggregatedService) -> list[str]:
