@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 
 from proa_kernels import doctor, tune
-from proa_kernels.arch import arch_of
+from proa_kernels.arch import SCALE_GROUP, arch_of
 from proa_kernels.tables import Kind, LayerShape
 
 USAGE_ERROR = 2
@@ -61,12 +61,18 @@ def default_jobs() -> int:
 
 def run_tune(args: argparse.Namespace) -> int:
     shapes = [parse_shape(text, tune.SHAPES) for text in args.shape or tune.SHAPES]
+    kinds = args.kind or ["bf16"]
+    for shape in shapes if "a16w8" in kinds else ():
+        check_scaled(shape)
     tokens = parse_counts(args.rows) if args.rows else tune.TOKENS
     job = tune.Job(
-        shapes=shapes, kinds=args.kind or ["bf16"], tokens=tokens, out=args.out, seconds=args.seconds,
+        shapes=shapes, kinds=kinds, tokens=tokens, out=args.out, seconds=args.seconds,
         parts=max(1, args.jobs),
     )  # fmt: skip
-    wrong = tune.tune(job, gpu(), say)
+    try:
+        wrong = tune.tune(job, gpu(), say)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"a shape does not fit into this GPU's memory ({str(error).splitlines()[0]})") from None
     return 1 if wrong else 0
 
 
@@ -110,6 +116,13 @@ def parse_shape(text: str, known: Mapping[str, LayerShape]) -> LayerShape:
     if per_token > experts:
         raise UsageError(f"--shape {text}: {per_token} experts per token of {experts}")
     return LayerShape(num_experts=experts, per_token=per_token, hidden=hidden, width=width)
+
+
+def check_scaled(shape: LayerShape) -> None:
+    """UsageError unless fp8 weights of `shape` have whole blocks of scales."""
+    if shape.hidden % SCALE_GROUP or shape.width % SCALE_GROUP:
+        sizes = f"hidden {shape.hidden} and width {shape.width}"
+        raise UsageError(f"--kind a16w8 wants multiples of {SCALE_GROUP}, not {sizes}; give --kind bf16")
 
 
 def parse_counts(text: str) -> list[int]:

@@ -71,7 +71,7 @@ def timings(device: torch.device, ceilings: Ceilings, say: Say) -> tuple[list[di
             for row in family(device, ceilings):
                 rows.append(asdict(row))
                 say(f"{row.name:36} {row.us:9.2f} us  floor {row.floor_us:9.2f} ({row.floor_us / row.us:4.2f})")
-        except (RuntimeError, TritonError) as error:
+        except (RuntimeError, TritonError, TableError) as error:
             left_out[family.__name__] = str(error).splitlines()[0] if str(error) else type(error).__name__
             say(f"left out {family.__name__}: {left_out[family.__name__]}")
         torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from proa_kernels import cli, doctor, doctor_attention, doctor_checks, tables_file
+from proa_kernels import cli, doctor, doctor_attention, doctor_checks, tables_file, tune
 from proa_kernels.tables import LayerShape
 from proa_kernels.tables_file import TableError
 
@@ -78,9 +78,10 @@ def test_a_kernel_that_does_not_run_is_wrong_and_hides_no_other(monkeypatch: pyt
     assert doctor.wrong_names(report) == ["first"]
 
 
-def test_a_family_that_cannot_be_timed_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("error", [RuntimeError, TableError])
+def test_a_family_that_cannot_be_timed_is_left_out_by_name(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
     def broken_rows(*_):
-        raise RuntimeError("out of memory\nmore")
+        raise error("out of memory\nmore")
         yield
 
     monkeypatch.setattr(doctor, "FAMILIES", (broken_rows,))
@@ -106,6 +107,7 @@ def test_a_table_that_is_refused_is_in_the_report(monkeypatch: pytest.MonkeyPatc
         (["tune", "--out", "t.json", "--shape", "8,2,64"], "--shape 8,2,64: give one of qwen3-30b-a3b"),
         (["tune", "--out", "t.json", "--shape", "2,8,64,64"], "8 experts per token of 2"),
         (["tune", "--out", "t.json", "--rows", "1,0"], "give positive whole numbers"),
+        (["tune", "--out", "t.json", "--shape", "8,2,256,96", "--kind", "a16w8"], "multiples of 128, not hidden 256"),
     ],
 )
 def test_bad_usage_is_one_line_and_code_2(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]):
@@ -120,6 +122,16 @@ def test_without_the_interpreter_there_is_nothing_to_check_on(monkeypatch: pytes
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert cli.main(["doctor", "--correctness-only"]) == 2
     assert "set TRITON_INTERPRET=1" in capsys.readouterr().err
+
+
+def test_a_shape_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys):
+    def refuse(*_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90 GiB.\nmore")
+
+    monkeypatch.setattr(cli, "gpu", lambda: torch.device("cuda"))
+    monkeypatch.setattr(tune, "tune", refuse)
+    assert cli.main(["tune", "--out", "t.json"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
