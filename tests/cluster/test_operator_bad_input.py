@@ -17,6 +17,7 @@ from tests.cluster.operator_process import Doubles, Operator, sim_service
 
 CHART = "charts/proa"
 NAMESPACE = "bad-input"
+PLACE = f"--namespace={NAMESPACE}"
 GPUS: Document = {"product": "MI300X", "gpusPerPod": 8}
 
 # name: (changes of the spec, condition, its status, its reason, words of the message)
@@ -56,6 +57,11 @@ CASES: dict[str, tuple[Document, str, str, str, str]] = {
         *("Degraded", "True", "SpecRefused"),
         "spec.kvTransfer.backend: engine sim moves KV blocks by tcp, not by nixl; set auto or tcp",
     ),
+    "no-drafts": (
+        {"pools.speculative": {"mtp": 1}},
+        *("Degraded", "True", "SpecRefused"),
+        "spec.pools.decode.speculative.mtp: engine sim plays the speeds of a profile and would ignore this; set 0",
+    ),
     "no-encryption": (
         {"security": {"mtls": True}},
         *("Degraded", "True", "SpecRefused"),
@@ -90,16 +96,15 @@ def _case(doubles: Doubles, name: str, changes: Document) -> Document:
 @pytest.fixture(scope="module")
 def operator(api: ControlPlane, doubles: Doubles) -> Iterator[Operator]:
     """One namespace of the restricted level, with all cases at once, and their operator with its chart's rights."""
-    place = f"--namespace={NAMESPACE}"
     api.kubectl("create", "namespace", NAMESPACE)
     api.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    api.helm("install", "proa", CHART, place, f"--set=watchNamespaces[0]={NAMESPACE}")
+    api.helm("install", "proa", CHART, PLACE, f"--set=watchNamespaces[0]={NAMESPACE}")
     account = api.service_account_kubeconfig(NAMESPACE, "proa")
     scraper = json.dumps({"podLabels": {"app": "x"}})
     with Operator(api, NAMESPACE, kubeconfig=account, PROA_PROMETHEUS_SELECTOR=scraper) as found:
-        api.apply([_case(doubles, name, changes) for name, (changes, *_) in CASES.items()], place)
+        api.apply([_case(doubles, name, changes) for name, (changes, *_) in CASES.items()], PLACE)
         yield found
-    api.helm("uninstall", "proa", place)
+    api.helm("uninstall", "proa", PLACE)
     api.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
@@ -125,3 +130,17 @@ def test_bad_input_is_a_condition_that_tells_the_fix(api: ControlPlane, name: st
         raise BedError(f"{error}\n{json.dumps(service(api, NAMESPACE, name).get('status'), indent=1)}") from None
     assert words in found["message"]
     assert found["observedGeneration"] == 1
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_gateway_without_its_image_tells_the_fix(api: ControlPlane) -> None:
+    """Last, for it spoils a service. Nobody owns the annotation, so the operator leaves it in the Deployment."""
+    broken = {"metadata": {"annotations": {"testbed.proa.dev/image-error": "ErrImagePull"}}}
+    patch = json.dumps({"spec": {"template": broken}})
+    gateway = ("get", "deployment", "no-monitor-gateway", PLACE)
+    api.until(lambda: api.kubectl(*gateway), what="the gateway's Deployment", seconds=SETTLE_SECONDS)
+    api.kubectl("patch", *gateway[1:], "--type=merge", f"--patch={patch}")
+    told = partial(_says, api, "no-monitor", "Degraded", "True", "ImagePullError")
+    found = api.until(told, what="ImagePullError of the gateway", seconds=SETTLE_SECONDS)
+    assert "pod no-monitor-gateway-" in found["message"]
+    assert "check the chart's values image and image.pullSecrets" in found["message"]
