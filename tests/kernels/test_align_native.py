@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from proa_kernels import moe_align as moe_align_module
+from proa_kernels import native
 from proa_kernels.moe_align import align_ref, empty_alignment
 from proa_kernels.native import NativeUnavailable, _build, pointer, text_of
 from proa_kernels.testing import Guarded, alignment_faults
@@ -122,6 +124,16 @@ def test_emulator_catches(fault: str, tmp_path: Path, emulate):
         run(functions, ids, 8, 16, max_blocks=blocks, margin=wide) for ids, blocks in ((few, 6), (many, 9), (many, 1))
     ]
     assert faults != [[], [], []]
+
+
+def test_triton_aligns_where_no_compiler_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(moe_align_module, "arm_for", lambda *_: "native")
+    monkeypatch.setattr(native.shutil, "which", lambda *_, **__: None)
+    ids = random_ids(8, 4, 10)
+    ours, expected = moe_align_module.moe_align(ids, 8, 4).tensors(), align_ref(ids, 8, 4)
+    total = int(expected[2][0])
+    assert torch.equal(ours[0][:total], expected[0][:total])
+    assert torch.equal(ours[3], expected[3])
 
 
 def test_refused_text_is_named(tmp_path: Path):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from proa_kernels import gate as gate_module
+from proa_kernels import native
 from proa_kernels.gate import GateSpec, gate_ref
 from proa_kernels.native import pointer, text_of
 from proa_kernels.testing import Guarded, tolerance
@@ -119,6 +121,16 @@ def test_parts_are_summed_and_rounded(functions):
 )
 def test_shapes_that_lanes_do_not_divide_are_left_to_triton(functions, num_experts, num_groups, is_served):
     assert bool(functions.proa_gate_serves(num_experts, num_groups)) == is_served
+
+
+def test_triton_chooses_where_no_compiler_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gate_module, "arm_for", lambda *_: "native")
+    monkeypatch.setattr(native.shutil, "which", lambda *_, **__: None)
+    logits = torch.randn(3, 32, generator=torch.Generator().manual_seed(7))
+    weights, ids = gate_module.gate(logits, GateSpec(top_k=4))
+    expected = gate_ref(logits, GateSpec(top_k=4))
+    assert torch.equal(ids, expected[1])
+    assert torch.allclose(weights, expected[0])
 
 
 PLANTED = {
