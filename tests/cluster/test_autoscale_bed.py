@@ -20,6 +20,7 @@ from tests.cluster.operator_process import Doubles, Operator, condition, sim_ser
 from tests.unit.test_autoscale_operator import CALM, LOADED, PROFILE
 from tests.unit.test_autoscale_readings import answers
 
+SHRINK_SECONDS = 300.0
 AUTOSCALING: dict[str, Any] = {
     "mode": "Active",
     "prefill": {"min": 1, "max": 3},
@@ -125,11 +126,11 @@ def test_a_horizontal_pod_autoscaler_keeps_its_pool(
         prometheus.script = dict(LOADED)
         api.until(lambda: replicas(api, namespace, "prefill") > 1, what="growth", seconds=SETTLE_SECONDS)
         prometheus.script = dict(CALM)
-        api.until(lambda: replicas(api, namespace, "prefill") == 1, what="prefill to shrink", seconds=180.0)
+        api.until(lambda: replicas(api, namespace, "prefill") == 1, what="prefill to shrink", seconds=SHRINK_SECONDS)
         assert _generation(api, namespace) == generation, "nobody wrote another number, not even for a moment"
         api.kubectl("delete", "hpa", "tiny-decode", place)
         api.kubectl("scale", "workerpool", "tiny-decode", place, "--replicas=3")
-        api.until(lambda: replicas(api, namespace, "decode") == 1, what="decode to shrink", seconds=180.0)
+        api.until(lambda: replicas(api, namespace, "decode") == 1, what="decode to shrink", seconds=SHRINK_SECONDS)
         api.until(partial(_owner_is, api, namespace, "Autoscaler"), what="the owner", seconds=SETTLE_SECONDS)
 
 
@@ -168,7 +169,7 @@ def _by_hand(api: ControlPlane, namespace: str, prometheus: ScriptedPrometheus) 
     api.kubectl("scale", "workerpool", "tiny-decode", f"--namespace={namespace}", "--replicas=3")
     api.until(partial(_is_marked, api, namespace), what="the mark of a number set by hand", seconds=SETTLE_SECONDS)
     prometheus.script = dict(CALM)
-    api.until(lambda: replicas(api, namespace, "prefill") == 1, what="prefill to shrink", seconds=180.0)
+    api.until(lambda: replicas(api, namespace, "prefill") == 1, what="prefill to shrink", seconds=SHRINK_SECONDS)
     assert replicas(api, namespace, "decode") == 3
 
 

@@ -251,7 +251,7 @@ async def test_a_pool_of_a_horizontal_pod_autoscaler_is_left_alone_for_good() ->
     await world.rounds(3, **CALM)
     world.scale_by_hand("prefill", 3, "kube-controller-manager")
     world.api.calls.clear()
-    seen = await world.rounds(60, **CALM)
+    seen = await world.rounds(90, **CALM)
     assert {prefill for prefill, _ in seen} == {3}
     assert seen[-1][1] == 1
     assert len([call for call in world.api.calls if "tiny-prefill" in str(call)]) == 1  # the mark
@@ -318,12 +318,12 @@ async def test_a_counter_reset_is_no_reason_to_shrink() -> None:
 
 async def test_a_restart_goes_on_with_the_memory_and_an_old_one_holds_for_a_window() -> None:
     world = World(sizes=(2, 2))
-    await world.rounds(24, **CALM)
+    await world.rounds(60, **CALM)
     text = world.notes("decode")[names.MEMORY_ANNOTATION]
     memory = from_text(text)
     assert memory.since == 1000.0
     world.autoscaler._known.clear()
-    soon = await world.rounds(3, **CALM)
+    soon = await world.rounds(15, **CALM)
     assert soon[-1] != (2, 2)
     world = World(sizes=(2, 2))
     body = world.api.objects["WorkerPool", "tiny-decode"]
