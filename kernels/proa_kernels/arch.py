@@ -219,7 +219,7 @@ DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
     "gfx950": (DecodeBlocks(cols=8, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=256, num_warps=4)),
 }
 SCALED_DECODE_BLOCKS: Mapping[ArchName, tuple[DecodeBlocks, DecodeBlocks]] = {
-    "sm90": (DecodeBlocks(cols=4, depth=512, num_warps=4), DecodeBlocks(cols=4, depth=128, num_warps=4)),
+    "sm90": (DecodeBlocks(cols=2, depth=512, num_warps=2), DecodeBlocks(cols=4, depth=128, num_warps=4)),
     "gfx942": DECODE_BLOCKS["gfx942"],
     "gfx950": DECODE_BLOCKS["gfx950"],
 }
