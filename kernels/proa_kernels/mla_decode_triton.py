@@ -78,9 +78,8 @@ def mla_tile(num_heads: int, arch: Arch) -> DecodeTile:
     return few if num_heads <= few.rows else MLA_MANY_HEADS[arch.name]
 
 
-def _splits(q_BHR: torch.Tensor, table_BN: torch.Tensor, page_tokens: int, arch: Arch, tile: DecodeTile) -> int:
-    num_programs = q_BHR.shape[0] * ceil_div(q_BHR.shape[1], tile.rows)
-    return num_splits(num_programs, table_BN.shape[1] * page_tokens, arch, tile)
+def _splits(q_BHR: torch.Tensor, max_keys: int, arch: Arch, tile: DecodeTile) -> int:
+    return num_splits(q_BHR.shape[0] * ceil_div(q_BHR.shape[1], tile.rows), max_keys, arch, tile)
 
 
 def launch_mla_decode(
@@ -92,13 +91,14 @@ def launch_mla_decode(
     if q_BHR.numel() == 0:
         return
     arch, page_tokens, num_rotated = arch_of(q_BHR.device), cache_XSC.shape[1], q_BHO.shape[2]
-    if tile is None and arch.name == "sm90" and mla_decode_sm90.suits(q_BHR, q_BHO, cache_XSC):
-        splits = splits or _splits(q_BHR, table_BN, page_tokens, arch, mla_tile(num_heads, arch))
+    max_keys = table_BN.shape[1] * page_tokens
+    if tile is None and arch.name == "sm90" and mla_decode_sm90.suits(q_BHR, q_BHO, cache_XSC, max_keys):
+        splits = splits or _splits(q_BHR, max_keys, arch, mla_tile(num_heads, arch))
         mla_decode_sm90.launch_mla_decode_sm90(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale, out_BHR, splits)
         return
     tile = tile or mla_tile(num_heads, arch)
     columns = ceil_div(num_heads, tile.rows)
-    splits = splits or _splits(q_BHR, table_BN, page_tokens, arch, tile)
+    splits = splits or _splits(q_BHR, max_keys, arch, tile)
     parts = Parts.empty(out_BHR, splits)
     mla_decode_kernel[(batch, columns, splits)](
         q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, out_BHR, parts.sums, parts.logs, scale * LOG2_E,

@@ -76,12 +76,20 @@ def test_prefill_shapes(heads: int, kv_heads: int, dim: int, max_keys: int, is_t
 
 
 @pytest.mark.parametrize(
-    ("heads", "rank", "rotated", "is_taken"),
-    [(128, 512, 64, True), (64, 512, 64, True), (32, 512, 64, False), (128, 256, 64, False), (128, 512, 32, False)],
+    ("heads", "rank", "rotated", "max_keys", "is_taken"),
+    [
+        (128, 512, 64, 4096, True),
+        (64, 512, 64, mla_decode_sm90.MIN_KEYS, True),
+        (64, 512, 64, mla_decode_sm90.MIN_KEYS - 1, False),
+        (32, 512, 64, 4096, False),
+        (128, 256, 64, 4096, False),
+        (128, 512, 32, 4096, False),
+    ],
 )
-def test_latent_shapes(heads: int, rank: int, rotated: int, is_taken: bool):
+def test_latent_shapes(heads: int, rank: int, rotated: int, max_keys: int, is_taken: bool):
     q, q_rotated = torch.zeros(1, heads, rank, dtype=BF16), torch.zeros(1, heads, rotated, dtype=BF16)
-    assert mla_decode_sm90.suits(q, q_rotated, torch.zeros(2, 32, rank + rotated, dtype=BF16)) is is_taken
+    cache = torch.zeros(2, 32, rank + rotated, dtype=BF16)
+    assert mla_decode_sm90.suits(q, q_rotated, cache, max_keys) is is_taken
 
 
 @pytest.mark.parametrize(
