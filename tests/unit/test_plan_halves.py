@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from proa_operator.names import Role
 from proa_operator.plan.actions import Remember, Ungate
 
 from tests.unit.plan_invariants import Invariants
@@ -89,3 +90,19 @@ def test_two_halves_that_are_both_partly_bound_are_restarted_once() -> None:
     ]
     assert sorted(restarts) == sorted(world.sets)
     assert not held(world, "prefill")
+
+
+def test_the_first_group_waits_for_the_pods_of_its_partner() -> None:
+    """On a busy cluster they come later, and there is room for prefill alone: it is not let through."""
+    world = World(wide(prefill_nodes=2, decode_nodes=3), nodes=gpu_nodes(4), watchers=[Invariants()])
+    sync = world._sync
+    world._sync = lambda owner: None if owner.role is Role.DECODE else sync(owner)  # type: ignore[method-assign]
+    world.run(60)
+    assert any("prefill" in name for name in world.pods)
+    assert not held(world, "prefill")
+    assert world.nodes is not None
+    world.nodes.update(gpu_nodes(5))
+    world._sync = sync  # type: ignore[method-assign]
+    for owner in world.sets.values():
+        sync(owner)
+    assert world.run(100, until=lambda: is_settled(world))

@@ -86,7 +86,9 @@ def short_of_room(situation: Situation) -> list[Standing]:
 def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms]) -> Steps:
     starts = {role: situation.budget(role) - _num_started(situation, role) for role in Role}
     for standing in fresh:
-        group = standing.group
+        group, partners = standing.group, _partners(situation, standing)
+        if partners and not any(partner in fresh for partner in partners):
+            continue  # its partner's pods are not there yet: their coming makes the next plan
         start_at = _start_at(situation, standing, fresh)
         if start_at > situation.now:
             yield Wake(at=start_at)
@@ -105,7 +107,9 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms])
 
 def _start_at(situation: Situation, standing: Standing, fresh: list[Standing]) -> float:
     """After its pause, and that of its partner where it cannot start without one."""
-    pauses = [health.pause_until(one.group.memo, situation.settings) for one in _partners(situation, standing, fresh)]
+    pauses = [
+        health.pause_until(one.group.memo, situation.settings) for one in _partners(situation, standing) if one in fresh
+    ]
     return max(health.pause_until(standing.group.memo, situation.settings), min(pauses, default=0.0))
 
 
@@ -116,11 +120,11 @@ def _num_started(situation: Situation, role: Role) -> int:
 
 def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:
     """The first group of a role waits until one of the other role fits beside it: half a pair serves nobody."""
-    partners = _partners(situation, standing, fresh)
+    partners = [partner for partner in _partners(situation, standing) if partner in fresh]
     return [one.group.num_pods for one in (standing, *partners)][:2]
 
 
-def _partners(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[Standing]:
+def _partners(situation: Situation, standing: Standing) -> list[Standing]:
     """Groups of the other role of which one has to start with it; none where one has started already."""
     group = standing.group
     if situation.specs[group.revision].topology is Topology.AGGREGATED:
@@ -128,7 +132,7 @@ def _partners(situation: Situation, standing: Standing, fresh: list[Standing]) -
     found = situation.of(group.revision, halves.OTHER[group.role])
     if any(partner.group.memo.members for partner in found):
         return []
-    return [partner for partner in found if partner in fresh]
+    return [partner for partner in found if not partner.is_leaving]
 
 
 def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
