@@ -82,7 +82,7 @@ def layer_checks(device: torch.device) -> Iterator[tuple[str, Check]]:
             for which, blocks in zip(PRODUCTS, both, strict=True):
                 name = f"gemm{which} {kind} row tile {rows}"
                 yield name, partial(check_gemm, device, kind, which, blocks, shape, 150 if on_gpu else 9)
-        few = blocks_for_few(None, arch, is_scaled=is_scaled) if on_gpu else (CPU_DECODE, CPU_DECODE)
+        few = blocks_for_few(None, arch, 1, is_scaled=is_scaled) if on_gpu else (CPU_DECODE, CPU_DECODE)
         for which, few_blocks in zip(PRODUCTS, few, strict=True):
             yield f"decode{which} {kind}", partial(check_decode, device, kind, which, few_blocks, shape)
 

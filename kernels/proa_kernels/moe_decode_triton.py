@@ -141,7 +141,7 @@ def launch_decode_up(
     """Write `h` [N, I] float32, rows of kept pairs only; `blocks` overrides the table."""
     arch, is_scaled = arch_of(x.device), w13_scale is not None
     num_pairs, width = h.shape
-    blocks = blocks or _blocks(x, w13_scale, (w13.shape[0], w13.shape[2], width))[0]
+    blocks = blocks or _blocks(x, w13_scale, (w13.shape[0], w13.shape[2], width), num_pairs)[0]
     decode_up_kernel[(num_pairs, ceil_div(width, blocks.cols))](
         x, ids, w13, w13_scale if is_scaled else w13, h, ids.shape[1], w13.shape[0], x.shape[1], width,
         **decode_constants(blocks, arch, is_scaled=is_scaled), **_launch_options(blocks, arch),
@@ -155,7 +155,7 @@ def launch_decode_down(
     """Write `out` [T, H]; `blocks` overrides the table."""
     arch, is_scaled = arch_of(h.device), w2_scale is not None
     num_tokens, hidden = out.shape
-    blocks = blocks or _blocks(h, w2_scale, (w2.shape[0], hidden, w2.shape[2]))[1]
+    blocks = blocks or _blocks(h, w2_scale, (w2.shape[0], hidden, w2.shape[2]), ids.numel())[1]
     decode_down_kernel[(num_tokens, ceil_div(hidden, blocks.cols))](
         h, weights, ids, w2, w2_scale if is_scaled else w2, out, ids.shape[1], w2.shape[0], w2.shape[2], hidden,
         AP=next_power_of_2(ids.shape[1]), **decode_constants(blocks, arch, is_scaled=is_scaled),
@@ -164,11 +164,11 @@ def launch_decode_down(
 
 
 def _blocks(
-    x: torch.Tensor, w_scale: torch.Tensor | None, sizes: tuple[int, int, int]
+    x: torch.Tensor, w_scale: torch.Tensor | None, sizes: tuple[int, int, int], num_pairs: int
 ) -> tuple[DecodeBlocks, DecodeBlocks]:
     """As measured on this GPU for `sizes` (experts, hidden, width), else the table of arch.py."""
     layer = layer_on(x.device, key_of(x.dtype, w_scale, *sizes))
-    return decode_blocks(layer, arch_of(x.device), is_scaled=w_scale is not None)
+    return decode_blocks(layer, arch_of(x.device), num_pairs, is_scaled=w_scale is not None)
 
 
 def decode_constants(blocks: DecodeBlocks, arch: Arch, *, is_scaled: bool) -> dict[str, int | bool]:

@@ -8,6 +8,7 @@ and a shape that was not measured gets arch.py's defaults. `tables_file.py` find
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,19 +99,30 @@ def layer_of(table: Table | None, key: LayerKey | None) -> LayerTable | None:
     return next((layer for layer in table.layers if layer.key == key), None)
 
 
-def nearest(layer: LayerTable, num_pairs: int) -> LayerRow:
-    """The row measured nearest to `num_pairs` token-expert pairs, as a ratio; the smaller one of two as near."""
+def nearest(layer: LayerTable, num_pairs: int) -> LayerRow | None:
+    """The row measured nearest to `num_pairs` token-expert pairs, as a ratio; the smaller one of two as near.
 
+    The launches for few pairs read the weights once for every pair, so their rows serve up to what was measured only:
+    beyond, the next larger row counts, or None.
+    """
+
+    def serves(row: LayerRow) -> bool:
+        return row.arm == "grouped" or num_pairs <= row.tokens * layer.shape.per_token
+
+    return _nearest(filter(serves, layer.rows), layer.shape.per_token, num_pairs)
+
+
+def _nearest(rows: Iterable[LayerRow], per_token: int, num_pairs: int) -> LayerRow | None:
     def distance(row: LayerRow) -> tuple[float, int]:
-        return abs(math.log(max(num_pairs, 1) / (row.tokens * layer.shape.per_token))), row.tokens
+        return abs(math.log(max(num_pairs, 1) / (row.tokens * per_token))), row.tokens
 
-    return min(layer.rows, key=distance)
+    return min(rows, key=distance, default=None)
 
 
 def layer_plan(layer: LayerTable | None, num_pairs: int, num_experts: int, max_decode_pairs: int) -> int:
     """Rows of a tile of the grouped products, or 0 for the two launches for few pairs."""
-    if layer is not None:
-        row = nearest(layer, num_pairs)
+    row = None if layer is None else nearest(layer, num_pairs)
+    if row is not None:
         return row.first.rows if row.first is not None else 0
     return 0 if num_pairs <= max_decode_pairs else defaults.row_tile(num_pairs, num_experts)
 
@@ -128,14 +140,16 @@ def gemm_blocks(
     return defaults.gemm_blocks(arch, rows, has_scale_blocks=has_scale_blocks)
 
 
-def decode_blocks(layer: LayerTable | None, arch: Arch, *, is_scaled: bool) -> tuple[DecodeBlocks, DecodeBlocks]:
-    """Blocks of the two launches for few pairs: those of the slowest measured row that has them."""
-    fitting = [row for row in layer.rows if row.up is not None] if layer else []
-    if fitting:
-        best = max(fitting, key=lambda row: row.us)
-        assert best.up is not None
-        assert best.down is not None
-        return best.up, best.down
+def decode_blocks(
+    layer: LayerTable | None, arch: Arch, num_pairs: int, *, is_scaled: bool
+) -> tuple[DecodeBlocks, DecodeBlocks]:
+    """Blocks of the two launches for few pairs: those of the nearest measured row that has them."""
+    few = [row for row in layer.rows if row.arm == "decode"] if layer else []
+    row = _nearest(few, layer.shape.per_token, num_pairs) if layer else None
+    if row is not None:
+        assert row.up is not None
+        assert row.down is not None
+        return row.up, row.down
     return defaults.decode_blocks(arch, is_scaled=is_scaled)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -57,8 +57,8 @@ def identity_of(device: torch.device) -> Identity:
 
 
 def triton_version() -> str:
-    """The installed version, without importing it."""
-    return version("triton")
+    """Of the module, whatever its distribution is called (ROCm's has another name)."""
+    return str(importlib.import_module("triton").__version__)
 
 
 @functools.cache

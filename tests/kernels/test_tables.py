@@ -63,16 +63,25 @@ IDENTITY = Identity(arch="sm90", device="NVIDIA H200", kernels="abc", triton="3.
 
 @pytest.mark.parametrize(
     ("pairs", "tokens"),
-    [(0, 1), (8, 1), (15, 1), (16, 1), (17, 4), (64, 4), (91, 32), (255, 32), (2048, 256), (8192, 256), (8193, 4096)],
+    [(0, 1), (8, 1), (9, 4), (32, 4), (33, 32), (91, 32), (255, 32), (724, 32), (725, 256), (8192, 256), (8193, 4096)],
 )
 def test_the_nearest_measured_row_counts(pairs: int, tokens: int):
-    """Pairs are 8 a token; as ratios, 16 lies in the middle of 8 and 32, 8192 in the middle of 2048 and 32768."""
-    assert nearest(LAYER, pairs).tokens == tokens
+    """Pairs are 8 a token; as ratios, 8192 lies in the middle of 2048 and 32768. Rows for few pairs serve no more."""
+    row = nearest(LAYER, pairs)
+    assert row is not None
+    assert row.tokens == tokens
 
 
-@pytest.mark.parametrize(("pairs", "rows"), [(8, 0), (40, 0), (256, 32), (2048, 32), (1 << 20, 128)])
+@pytest.mark.parametrize(("pairs", "rows"), [(8, 0), (32, 0), (40, 32), (256, 32), (2048, 32), (1 << 20, 128)])
 def test_plan_of_a_measured_layer(pairs: int, rows: int):
     assert layer_plan(LAYER, pairs, 128, 32) == rows
+
+
+def test_past_the_last_row_for_few_pairs_arch_chooses():
+    few = replace(LAYER, rows=ROWS[:2])
+    assert nearest(few, 33) is None
+    assert layer_plan(few, 33, 128, 32) == 16
+    assert layer_plan(few, 32, 128, 8) == 0
 
 
 @pytest.mark.parametrize(("pairs", "max_few", "rows"), [(32, 32, 0), (33, 32, 16), (8, -1, 16), (1 << 20, 32, 128)])
@@ -83,7 +92,11 @@ def test_plan_without_a_table_is_that_of_arch(pairs: int, max_few: int, rows: in
 def test_blocks_are_those_of_the_slowest_row_with_that_tile():
     assert gemm_blocks(LAYER, SM90, 32, has_scale_blocks=False) == (tile(32, 128), tile(32, 256))
     assert gemm_blocks(LAYER, SM90, 128, has_scale_blocks=False) == (tile(128), tile(128))
-    assert decode_blocks(LAYER, SM90, is_scaled=False) == (MORE, FEW)
+
+
+@pytest.mark.parametrize(("pairs", "blocks"), [(1, (FEW, FEW)), (16, (FEW, FEW)), (17, (MORE, FEW)), (99, (MORE, FEW))])
+def test_blocks_for_few_pairs_are_those_of_the_nearest_row(pairs: int, blocks: tuple[DecodeBlocks, DecodeBlocks]):
+    assert decode_blocks(LAYER, SM90, pairs, is_scaled=False) == blocks
 
 
 @pytest.mark.parametrize("arch", [SM90, GFX942, MI300A, GFX950], ids=lambda arch: f"{arch.name}-{arch.num_xcds}")
@@ -94,7 +107,9 @@ def test_what_was_not_measured_is_chosen_by_arch(arch: Arch, is_scaled: bool):
         expected = defaults.gemm_blocks(arch, 64, has_scale_blocks=is_scaled)
         assert gemm_blocks(layer, arch, 64, has_scale_blocks=is_scaled) == expected
     only_grouped = replace(LAYER, rows=ROWS[2:])
-    assert decode_blocks(only_grouped, arch, is_scaled=is_scaled) == defaults.decode_blocks(arch, is_scaled=is_scaled)
+    assert decode_blocks(only_grouped, arch, 8, is_scaled=is_scaled) == defaults.decode_blocks(
+        arch, is_scaled=is_scaled
+    )
 
 
 KEY = LayerKey(num_experts=128, hidden=2048, width=768, kind="bf16")
