@@ -17,8 +17,8 @@ CARELESS_SEEDS = (6, 7, 12, 14)
 """Rollouts in which an operator that heeds no news goes wrong."""
 
 
-def late_rollout(seed: int, *, is_careless: bool = False, **seconds: float) -> LateWorld:
-    random = Random(seed)
+def late_rollout(seed: int, *, is_careless: bool = False, is_slowest: bool = False) -> LateWorld:
+    random, seconds = Random(seed), SLOWEST if is_slowest else {}
     world = world_of(draw(random, seed), seed, LateWorld, is_careless=is_careless, **seconds)
     play(world, random, seed)
     world.run(200.0)
@@ -35,6 +35,6 @@ def test_random_rollouts_of_a_slow_operator(part: int) -> None:
 
 @pytest.mark.parametrize("seed", CARELESS_SEEDS)
 def test_an_operator_that_heeds_no_news_is_found_out(seed: int) -> None:
-    late_rollout(seed, **SLOWEST)
+    late_rollout(seed, is_slowest=True)
     with pytest.raises(Broken):
-        late_rollout(seed, is_careless=True, **SLOWEST)
+        late_rollout(seed, is_careless=True, is_slowest=True)
