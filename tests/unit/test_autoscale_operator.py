@@ -245,18 +245,19 @@ async def test_a_renamed_metric_is_named_with_the_version_of_the_engine() -> Non
     assert "vllm:gpu_cache_usage_perc (as vLLM 0.9.1 names it) of decode" in world.message("MetricsFresh")
 
 
-async def test_a_pool_of_a_horizontal_pod_autoscaler_is_left_alone_for_good() -> None:
+@pytest.mark.parametrize("manager", ["kube-controller-manager", "keda-operator"])
+async def test_a_pool_of_a_horizontal_pod_autoscaler_is_left_alone_for_good(manager: str) -> None:
     """No number is written over one that a controller would write again, however long ago; the other pool follows."""
     world = World(sizes=(1, 2))
     await world.rounds(3, **CALM)
-    world.scale_by_hand("prefill", 3, "kube-controller-manager")
+    world.scale_by_hand("prefill", 3, manager)
     world.api.calls.clear()
     seen = await world.rounds(90, **CALM)
     assert {prefill for prefill, _ in seen} == {3}
     assert seen[-1][1] == 1
     assert len([call for call in world.api.calls if "tiny-prefill" in str(call)]) == 1  # the mark
     assert world.condition("PoolsOwned") == "False"
-    assert "prefill is sized by kube-controller-manager" in world.message("PoolsOwned")
+    assert f"prefill is sized by {manager}" in world.message("PoolsOwned")
     world.scale_by_hand("prefill", 4)
     assert (await world.rounds(60, **CALM))[-1][0] < 3
     assert (world.condition("PoolsOwned"), world.message("PoolsOwned")) == ("True", "the autoscaler sizes both pools")
