@@ -13,8 +13,8 @@ from tests.unit.plan_late import LateWorld
 NUM_ROLLOUTS = 40
 NUM_PARTS = 10
 SLOWEST = {"watch_seconds": 30.0, "act_seconds": 15.0}
-CARELESS_SEEDS = (6, 7, 12, 14)
-"""Rollouts in which an operator that heeds no news goes wrong."""
+SLOWEST_SEEDS = range(6, 16)
+"""In some of these an operator that heeds no news goes wrong."""
 
 
 def late_rollout(seed: int, *, is_careless: bool = False, is_slowest: bool = False) -> LateWorld:
@@ -33,8 +33,18 @@ def test_random_rollouts_of_a_slow_operator(part: int) -> None:
     assert sum(world.num_outdated for world in worlds) > 10
 
 
-@pytest.mark.parametrize("seed", CARELESS_SEEDS)
-def test_an_operator_that_heeds_no_news_is_found_out(seed: int) -> None:
+@pytest.mark.parametrize("seed", SLOWEST_SEEDS)
+def test_even_slower_rollouts(seed: int) -> None:
     late_rollout(seed, is_slowest=True)
-    with pytest.raises(Broken):
+
+
+def test_an_operator_that_heeds_no_news_is_found_out() -> None:
+    assert sum(map(is_found_out, SLOWEST_SEEDS)) > 1
+
+
+def is_found_out(seed: int) -> bool:
+    try:
         late_rollout(seed, is_careless=True, is_slowest=True)
+    except Broken:
+        return True
+    return False
