@@ -13,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from proa_kernels import mla_decode_sm90
 from proa_kernels.arch import Arch, arch_of, ceil_div, next_power_of_2
 from proa_kernels.decode_splits import (
     LOG2_E,
@@ -92,10 +91,13 @@ def launch_mla_decode(
         return
     arch, page_tokens, num_rotated = arch_of(q_BHR.device), cache_XSC.shape[1], q_BHO.shape[2]
     max_keys = table_BN.shape[1] * page_tokens
-    if tile is None and arch.name == "sm90" and mla_decode_sm90.suits(q_BHR, q_BHO, cache_XSC, max_keys):
-        splits = splits or _splits(q_BHR, max_keys, arch, mla_tile(num_heads, arch))
-        mla_decode_sm90.launch_mla_decode_sm90(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale, out_BHR, splits)
-        return
+    if tile is None and arch.name == "sm90":
+        from proa_kernels import mla_decode_sm90  # other GPUs need no Gluon
+
+        if mla_decode_sm90.suits(q_BHR, q_BHO, cache_XSC, max_keys):
+            splits = splits or _splits(q_BHR, max_keys, arch, mla_tile(num_heads, arch))
+            mla_decode_sm90.launch_mla_decode_sm90(q_BHR, q_BHO, cache_XSC, table_BN, lengths_B, scale, out_BHR, splits)
+            return
     tile = tile or mla_tile(num_heads, arch)
     columns = ceil_div(num_heads, tile.rows)
     splits = splits or _splits(q_BHR, max_keys, arch, tile)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from proa_kernels import moe_gemm_sm90
 from proa_kernels.arch import SCALE_GROUP, Arch, GemmBlocks, arch_of, ceil_div, next_power_of_2
 from proa_kernels.moe_gemm_triton import combine_kernel, gemm1_kernel, gemm2_kernel
 from proa_kernels.tables import gemm_blocks, key_of
@@ -25,6 +24,8 @@ def launch_gemm1(
     """Write `out` [R, I]; `blocks` and `tma` override the table. ValueError for blocks that cross blocks of scales."""
     arch = arch_of(x.device)
     if blocks is None and x_scale is not None and w_scale is not None and _is_sm90(arch, x, w13, w_scale, block_rows):
+        from proa_kernels import moe_gemm_sm90  # other GPUs need no Gluon
+
         moe_gemm_sm90.launch_gemm1_sm90(x, w13, rows, expert, totals, out, per_token, x_scale, w_scale, arch.num_cus)
         return
     width, depth = w13.shape[1] // 2, w13.shape[2]
@@ -45,6 +46,8 @@ def launch_gemm2(
     """Write `out` [R, H]; else as `launch_gemm1`."""
     arch = arch_of(h.device)
     if blocks is None and h_scale is not None and w_scale is not None and _is_sm90(arch, h, w2, w_scale, block_rows):
+        from proa_kernels import moe_gemm_sm90  # other GPUs need no Gluon
+
         moe_gemm_sm90.launch_gemm2_sm90(h, w2, expert, totals, out, h_scale, w_scale, arch.num_cus)
         return
     width, depth = w2.shape[1:]
@@ -86,7 +89,11 @@ def _blocks(
 
 
 def _is_sm90(arch: Arch, x: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, block_rows: int) -> bool:
-    return arch.name == "sm90" and moe_gemm_sm90.suits(x, w, w_scale, block_rows)
+    if arch.name != "sm90":
+        return False
+    from proa_kernels import moe_gemm_sm90
+
+    return moe_gemm_sm90.suits(x, w, w_scale, block_rows)
 
 
 def _has_scale_blocks(w_scale: torch.Tensor | None) -> bool:

@@ -15,7 +15,6 @@ import torch
 import triton
 import triton.language as tl
 
-from proa_kernels import prefill_sm90
 from proa_kernels.arch import ArchName, arch_of, ceil_div, next_power_of_2
 from proa_kernels.decode_splits import LOG2_E, DecodeTile, softmax_step
 
@@ -105,10 +104,13 @@ def launch_gqa_prefill(
     num_kv_heads, page_tokens = cache_X2KSD.shape[2:4]
     group = num_heads // num_kv_heads
     arch = arch_of(q_THD.device)
-    if tile is None and arch.name == "sm90" and prefill_sm90.suits(q_THD, cache_X2KSD, table_CN.shape[1] * page_tokens):
-        places = (table_CN, starts, prefixes_C, max_tokens)
-        prefill_sm90.launch_prefill_sm90(q_THD, cache_X2KSD, *places, scale, out_THD)
-        return
+    if tile is None and arch.name == "sm90":
+        from proa_kernels import prefill_sm90  # other GPUs need no Gluon
+
+        if prefill_sm90.suits(q_THD, cache_X2KSD, table_CN.shape[1] * page_tokens):
+            places = (table_CN, starts, prefixes_C, max_tokens)
+            prefill_sm90.launch_prefill_sm90(q_THD, cache_X2KSD, *places, scale, out_THD)
+            return
     tile = tile or PREFILL_TILE[arch.name]
     rows = max(tile.rows, next_power_of_2(group))
     gqa_prefill_kernel[(ceil_div(max_tokens, rows // group), num_kv_heads, prefixes_C.shape[0])](
