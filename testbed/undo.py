@@ -67,7 +67,7 @@ def _is_removed(root: Path) -> bool:
 
 def _killed(root: Path) -> int:
     """Number of processes below `root` that were told to die just now."""
-    pids = [int(pid) for tasks in root.rglob("cgroup.procs") for pid in _words(tasks)]
+    pids = [int(pid) for group, _, _ in os.walk(root) for pid in _words(Path(group, "cgroup.procs"))]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

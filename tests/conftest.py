@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 
 from testbed import debian
@@ -14,6 +15,10 @@ from testbed.errors import BedUnavailable
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 """Triton reads it when a kernel's module is first imported, by whichever test."""
+
+hypothesis.settings.register_profile("proa", deadline=None)
+hypothesis.settings.load_profile("proa")
+"""A deadline for each example fails on a busy machine, and says nothing about what is tested."""
 
 PROGRAMS = {"prometheus": "prometheus", "promtool": "prometheus"}
 Promtool = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -183,7 +183,7 @@ def test_a_broken_record_is_refused_in_one_line(record: dict[str, Any], message:
     gaps=st.sets(st.integers(min_value=0, max_value=59), max_size=10),
     least=st.integers(min_value=0, max_value=3),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_targets_stay_within_bounds_and_move_one_way(rates: list[float], gaps: set[int], least: int) -> None:
     settings_, memory, size = config(least=least), Memory(), (max(1, least), max(1, least))
     for idx, rate in enumerate(rates):

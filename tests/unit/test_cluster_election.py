@@ -244,7 +244,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(events=EVENTS)
 async def test_never_two_leaders(events: list[tuple[str, float]]) -> None:
     """Whoever is cut off, whenever each replica gets to run."""

@@ -179,9 +179,7 @@ class Leases(RuleBasedStateMachine):
         assert sorted(self.free) == list(range(NUM_BLOCKS))
 
 
-LEASE_SETTINGS = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+LEASE_SETTINGS = settings(max_examples=200, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 TestLeases = Leases.TestCase
 TestLeases.settings = LEASE_SETTINGS
 

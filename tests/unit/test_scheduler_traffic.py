@@ -19,7 +19,7 @@ def expected(prompt: list[int], max_tokens: int, max_len: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**9),
     num_blocks=st.integers(10, 24),
