@@ -46,7 +46,15 @@ class Engine:
         """Stage `target` of a Dockerfile. ImageError when a step fails."""
         name = f"localhost/proa-check-{target}:test"
         words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
-        options = ["--pull-never", "--layers=false", "--isolation=chroot", f"--file={file}", f"--target={target}"]
+        options = [
+            "--pull-never",
+            "--layers",
+            "--no-cache",
+            "--force-rm",
+            "--isolation=chroot",
+            f"--file={file}",
+            f"--target={target}",
+        ]
         self.buildah("bud", *options, *self.volumes(), *words, f"--tag={name}", str(context), seconds=BUILD_SECONDS)
         return self.inspect(name)
 

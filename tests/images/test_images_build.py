@@ -53,6 +53,7 @@ def opened(engine: Engine, image: Built, said: list[str]) -> Iterator[Container]
 
 def test_the_operator_s_image(engine: Engine, python_image: str, said: list[str]) -> None:
     image = engine.build(DOCKER / "operator.Dockerfile", "operator", {"PYTHON_IMAGE": python_image})
+    assert image.num_layers == engine.inspect(python_image).num_layers + 2  # dependencies, and Proa
     with opened(engine, image, said) as container:
         assert container.run("proa", "--version").stdout.startswith("proa 0.")
         assert container.run("smg", "--version").stdout.startswith("smg 1.")
