@@ -10,7 +10,7 @@ from typing import Any
 import proa_operator.render
 from proa_operator import main
 from proa_operator.cluster.reconcile import Planner
-from proa_operator.plan import gang
+from proa_operator.plan import gang, halves
 from proa_operator.plan.plan import plan
 from proa_operator.plan.renderer import ClusterRenderer
 from proa_operator.plan.rollout import Ledger
@@ -48,6 +48,7 @@ def _ungated() -> None:
     """Pods go through the gate whether there is room or not, and what is only partly bound stays."""
     setattr(gang, "_rooms_of", lambda situation, fresh: {})  # noqa: B010
     setattr(gang, "_take_back", lambda situation, standing: ())  # noqa: B010
+    setattr(halves, "give_back", lambda situation, find_short: ())  # noqa: B010
 
 
 VARIANTS: Mapping[str, Callable[[], None]] = {
