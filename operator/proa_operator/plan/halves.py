@@ -50,13 +50,20 @@ def _waits(situation: Situation, partner: Standing, short: set[str]) -> bool:
     is_paused = health.pause_until(partner.group.memo, situation.settings) > situation.now
     if partner.group.name in short or (again is not None and again.why is Why.UNSCHEDULABLE and is_paused):
         return True
-    return any(pod.unschedulable_since is not None and not pod.node for pod in partner.live)
+    return _stuck_since(partner) is not None
+
+
+def _stuck_since(partner: Standing) -> float | None:
+    """When the scheduler first refused a pod of it that has no node yet."""
+    times = [pod.unschedulable_since for pod in partner.live if pod.unschedulable_since is not None and not pod.node]
+    return min(times, default=None)
 
 
 def _return(situation: Situation, halves: list[Standing], partners: list[Standing]) -> Steps:
     """Those of the partners that are through their gate wait in the scheduler: they are gated again as well."""
-    held_since = max(standing.group.memo.admitted_at or 0.0 for standing in halves)
-    until = held_since + situation.settings.regate_seconds
+    held = [standing.group.memo.admitted_at or 0.0 for standing in halves]
+    stuck = [since for partner in partners if (since := _stuck_since(partner)) is not None]
+    until = max(held + stuck) + situation.settings.regate_seconds
     if until > situation.now:
         yield Wake(at=until)
         return
