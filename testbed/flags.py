@@ -75,7 +75,7 @@ def api_server(bed: Bed, etcd_port: int) -> Argv:
 
 
 def _left_out(bed: Bed) -> Sequence[str]:
-    """An EndpointSlice refuses loopback addresses, which played pods have: its controller would only fail and try again."""
+    """An EndpointSlice refuses the loopback addresses of played pods: its controller would fail and try again."""
     of_endpoints = ("-endpointslice-controller", "-endpoints-controller") if bed.address.startswith("127.") else ()
     return ("-node-ipam-controller", *of_endpoints)
 
