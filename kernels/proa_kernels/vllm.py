@@ -120,6 +120,10 @@ class ProaMoEMethod(UnquantizedFusedMoEMethod):
         self.unquantized_backend = UnquantizedMoeBackend.TRITON
         self.experts_cls = ProaExperts
 
+    def _maybe_pad_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """On ROCm vLLM pads rows to spread them over channels; the view it keeps is not contiguous, ours must be."""
+        return weight if self.experts_cls is ProaExperts else super()._maybe_pad_weight(weight)
+
 
 def why_not(moe: Any) -> str:
     """Empty where `ProaExperts` take a layer with vLLM's settings `moe`."""

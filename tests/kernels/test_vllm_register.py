@@ -58,6 +58,13 @@ def double() -> tuple[dict[str, ModuleType], dict[str, type]]:
         def __init__(self, moe: Any) -> None:
             self.unquantized_backend, self.experts_cls = Backend.AITER, Modular
 
+        def _maybe_pad_weight(self, weight: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(weight, (0, 128), "constant", 0)[..., :-128]  # as on ROCm
+
+        def process_weights_after_loading(self, layer: Any) -> None:
+            for name in ("w13_weight", "w2_weight"):
+                setattr(layer, name, self._maybe_pad_weight(getattr(layer, name)))
+
         @classmethod
         def register_oot(cls, replacement: type) -> type:
             assert cls.__name__ not in registry
@@ -181,6 +188,21 @@ def test_apply_is_the_layer(
     out = run(ours, problem, problem.ids[0].to(ids_dtype), weights)
     exact = decode_ref(problem.x.float(), weights.float(), problem.ids[0], problem.w13, problem.w2)
     assert relative_error(out, exact) < tolerance(torch.float16, num_roundings=3, depth=64)
+
+
+def test_rocm_weights_stay_contiguous_for_our_experts(ours: SimpleNamespace, problem: Problem):
+    ours.module.register(on_cpu=True)
+    layer = SimpleNamespace(w13_weight=problem.w13, w2_weight=problem.w2)
+    ours.method(config()).process_weights_after_loading(layer)
+    out = run(ours, problem, problem.ids[0], problem.weights, w1=layer.w13_weight, w2=layer.w2_weight)
+    assert torch.equal(out, run(ours, problem, problem.ids[0], problem.weights))
+
+
+def test_rocm_weights_of_layers_that_stay_with_vllm_are_padded(ours: SimpleNamespace, problem: Problem):
+    ours.module.register(on_cpu=True)
+    layer = SimpleNamespace(w13_weight=problem.w13, w2_weight=problem.w2)
+    ours.method(config(has_bias=True)).process_weights_after_loading(layer)
+    assert not layer.w13_weight.is_contiguous()
 
 
 def test_experts_of_other_gpus_add_nothing(ours: SimpleNamespace, problem: Problem):
