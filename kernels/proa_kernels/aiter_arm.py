@@ -17,13 +17,14 @@ without a bound check, so pairs to be dropped must be turned into weight 0 first
 
 from __future__ import annotations
 
+import functools
 import importlib
-import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
+from proa_kernels.arch import Arch
 from proa_kernels.moe_gemm import HALVES
 
 TILE_ROWS, TILE_DEPTH = 16, 32  # of shuffle_weight's layout (16, 16)
@@ -32,8 +33,39 @@ SMALL_WIDTH = 192
 Quant = Literal["No", "per_Token", "per_128x128"]
 
 
-def is_aiter_installed() -> bool:
-    return importlib.util.find_spec("aiter") is not None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What is called of AITER."""
+
+    fused_moe: Any
+    shuffle_weight: Any
+    silu: object
+    quant_types: dict[str, object]
+
+
+def names_of_aiter() -> Names:
+    """ImportError, AttributeError, OSError or RuntimeError where it is absent, another package or broken."""
+    enums = importlib.import_module("aiter")
+    return Names(
+        fused_moe=importlib.import_module("aiter.fused_moe").fused_moe,
+        shuffle_weight=importlib.import_module("aiter.ops.shuffle").shuffle_weight,
+        silu=enums.ActivationType.Silu,
+        quant_types={name: getattr(enums.QuantType, name) for name in get_args(Quant)},
+    )
+
+
+@functools.cache
+def why_no_aiter(arch: Arch) -> str:
+    """Empty where AITER is for this GPU and can be imported, which the first call on an Instinct GPU does."""
+    if not arch.name.startswith("gfx"):
+        return f"AITER has no kernels for {arch.name}"
+    try:
+        names_of_aiter()
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "aiter":
+            return "aiter is not installed"
+        return f"aiter cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +85,12 @@ class AiterExperts:
         cls, w13_EFH: torch.Tensor, w2_EHI: torch.Tensor, w13_scale: torch.Tensor | None, w2_scale: torch.Tensor | None
     ) -> AiterExperts:
         """Shuffle the weights once, at load time. ImportError without AITER, ValueError for sizes it does not take."""
-        enums = importlib.import_module("aiter")
-        shuffle_weight = importlib.import_module("aiter.ops.shuffle").shuffle_weight
+        names = names_of_aiter()
         check_layout(w13_EFH, w2_EHI)
-        w13, w2 = (shuffle_weight(weights, layout=(16, 16)) for weights in (w13_EFH, w2_EHI))
+        w13, w2 = (names.shuffle_weight(weights, layout=(16, 16)) for weights in (w13_EFH, w2_EHI))
         w13.is_shuffled = w2.is_shuffled = True
         return cls(
-            fused_moe=importlib.import_module("aiter.fused_moe").fused_moe,
-            activation=enums.ActivationType.Silu, quant_type=getattr(enums.QuantType, quant_of(w13_scale)),
+            fused_moe=names.fused_moe, activation=names.silu, quant_type=names.quant_types[quant_of(w13_scale)],
             w13=w13, w2=w2, w13_scale=_per_token(w13_scale), w2_scale=_per_token(w2_scale),
         )  # fmt: skip
 
@@ -79,10 +109,10 @@ class AiterExperts:
         return out
 
 
-def why_not_aiter(w13_EFH: torch.Tensor, w2_EHI: torch.Tensor) -> str:
-    """Empty where AITER can run these experts."""
-    if not is_aiter_installed():
-        return "aiter is not installed"
+def why_not_aiter(arch: Arch, w13_EFH: torch.Tensor, w2_EHI: torch.Tensor) -> str:
+    """Empty where AITER can run these experts on this GPU."""
+    if reason := why_no_aiter(arch):
+        return reason
     try:
         check_layout(w13_EFH, w2_EHI)
     except ValueError as error:

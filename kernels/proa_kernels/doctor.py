@@ -21,8 +21,8 @@ import triton
 from triton.errors import TritonError
 
 from proa_kernels import doctor_attention, doctor_checks
-from proa_kernels.aiter_arm import is_aiter_installed
-from proa_kernels.arch import arch_of
+from proa_kernels.aiter_arm import why_no_aiter
+from proa_kernels.arch import Arch, arch_of
 from proa_kernels.doctor_checks import Check, half_of
 from proa_kernels.doctor_timings import FAMILIES
 from proa_kernels.tables_file import TableError, kernels_fingerprint, measured_table
@@ -55,7 +55,7 @@ def all_checks(device: torch.device) -> Iterator[tuple[str, Check]]:
 
 
 def is_wrong(verdict: str) -> bool:
-    """Everything but silence and a kernel that could not be built for want of a compiler."""
+    """Everything but silence and what is not there: native kernels without a compiler, AITER."""
     return bool(verdict) and not verdict.startswith("not built")
 
 
@@ -90,15 +90,16 @@ def about(device: torch.device) -> Report:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "runtime": torch.version.hip or torch.version.cuda,
-        "aiter": _aiter_version(),
+        "aiter": _aiter_version(arch),
         "kernels": kernels_fingerprint(),
         "table": _table_in_use(device),
     }
 
 
-def _aiter_version() -> str | None:
-    if not is_aiter_installed():
-        return None
+def _aiter_version(arch: Arch) -> str:
+    """Or the reason why it does not run here."""
+    if reason := why_no_aiter(arch):
+        return reason
     try:
         return version("amd-aiter")
     except PackageNotFoundError:

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from proa_kernels.aiter_arm import AiterExperts, is_aiter_installed
+from proa_kernels.aiter_arm import AiterExperts, why_no_aiter
 from proa_kernels.align_native import launch_align_native
 from proa_kernels.arch import ROW_TILES, DecodeBlocks, GemmBlocks, arch_of
 from proa_kernels.gate import GateSpec, gate_ref
@@ -63,7 +63,7 @@ def checks(device: torch.device) -> Iterator[tuple[str, Check]]:
             yield f"gate native {name}", partial(if_built, "gate", device, check)
     yield "route", partial(check_route, device)
     yield from layer_checks(device)
-    if is_aiter_installed():
+    if arch_of(device).name.startswith("gfx"):
         yield "aiter experts", partial(check_aiter, device)
     yield "combine", partial(check_combine, device)
     for size in (40, 1000):
@@ -147,6 +147,8 @@ def check_route(device: torch.device) -> str:
 
 def check_aiter(device: torch.device) -> str:
     """The layer by AITER, with ids outside the experts among the pairs."""
+    if reason := why_no_aiter(arch_of(device)):
+        return f"not built: {reason}"
     problem = Problem.random(replace(SMALL[device.type], hidden=512, width=256), "bf16", 33, device)
     problem.ids[0][5:7] = -1
     run = AiterExperts.prepare(problem.w13, problem.w2, None, None)

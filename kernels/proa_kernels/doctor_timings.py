@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from proa_kernels.aiter_arm import is_aiter_installed
+from proa_kernels.aiter_arm import why_no_aiter
 from proa_kernels.arch import arch_of
 from proa_kernels.doctor_attention import Paged
 from proa_kernels.gate import GateSpec, gate
@@ -73,11 +73,14 @@ def gate_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
         )  # fmt: skip
 
 
+def layer_arms(device: torch.device) -> tuple[ExpertsArm, ...]:
+    return ("proa",) if why_no_aiter(arch_of(device)) else ("proa", "aiter")
+
+
 def layer_rows(device: torch.device, ceilings: Ceilings) -> Iterator[TimedRow]:
     """By the kernels here, and by AITER where it is."""
     weights = Problem.random(QWEN3, "bf16", 1, device)
-    arms: tuple[ExpertsArm, ...] = ("proa", "aiter") if is_aiter_installed() else ("proa",)
-    for arm in arms:
+    for arm in layer_arms(device):
         run = prepared_experts(weights.w13, weights.w2, arm=arm)
         for tokens in (1, 32, 256, 4096):
             problem = weights.with_tokens(tokens)

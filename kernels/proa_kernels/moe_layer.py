@@ -34,8 +34,9 @@ def prepared_experts(
     the kernels here. ImportError or ValueError where `arm` is "aiter" and AITER is absent or does not take the sizes.
     """
     layer = layer_on(w2_EHI.device, key_of(torch.bfloat16, w2_scale, *w2_EHI.shape))
-    chosen = arm or experts_arm(arch_of(w2_EHI.device), layer)
-    if chosen == "aiter" and arm is None and (reason := why_not_aiter(w13_EFH, w2_EHI)):
+    arch = arch_of(w2_EHI.device)
+    chosen = arm or experts_arm(arch, layer)
+    if chosen == "aiter" and arm is None and (reason := why_not_aiter(arch, w13_EFH, w2_EHI)):
         _say_once(reason)
         chosen = "proa"
     if chosen == "aiter":

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from proa_kernels.aiter_arm import AiterExperts, why_not_aiter
+from proa_kernels.arch import arch_of
 from proa_kernels.tables import Kind, LayerShape, LayerTable, Table
 from proa_kernels.tables_file import dump, identity_of
 from proa_kernels.timing import Ceilings, measure_ceilings
@@ -92,7 +93,7 @@ def _measured_layers(job: Job, device: torch.device, found: Verdicts, ceilings: 
 
 
 def _in_aiter_layout(problem: Problem) -> AiterExperts | None:
-    if why_not_aiter(problem.w13, problem.w2):
+    if why_not_aiter(arch_of(problem.w13.device), problem.w13, problem.w2):
         return None
     return AiterExperts.prepare(problem.w13, problem.w2, problem.w13_scale, problem.w2_scale)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import enum
 import logging
 import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from proa_kernels import aiter_arm, doctor_checks, moe_layer
-from proa_kernels.aiter_arm import AiterExperts, check_layout
+from proa_kernels import doctor, doctor_checks, doctor_timings, moe_layer, tune
+from proa_kernels.aiter_arm import AiterExperts, check_layout, why_no_aiter
 from proa_kernels.arch import GFX942, SM90
 from proa_kernels.moe_layer import prepared_experts
 from proa_kernels.tables import LayerShape
@@ -44,7 +46,7 @@ def shuffled(weights: torch.Tensor, layout: tuple[int, int] = (16, 16)) -> torch
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SimpleNamespace]]:
     """Installs the fake and lists its calls."""
     seen: list[SimpleNamespace] = []
 
@@ -76,8 +78,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     names = {"aiter": root, "aiter.fused_moe": module, "aiter.ops": ops, "aiter.ops.shuffle": shuffle}
     for name, one in names.items():
         monkeypatch.setitem(sys.modules, name, one)
-    monkeypatch.setattr(aiter_arm, "is_aiter_installed", lambda: True)
-    return seen
+    why_no_aiter.cache_clear()
+    yield seen
+    why_no_aiter.cache_clear()
 
 
 def problem(kind: str = "bf16") -> Problem:
@@ -176,7 +179,7 @@ def test_rocm_without_aiter_runs_our_kernels_and_says_so_once(
 
 
 def test_the_doctor_checks_aiter(calls: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_checks, "is_aiter_installed", lambda: True)
+    monkeypatch.setattr(doctor_checks, "arch_of", lambda _: GFX942)
     check = dict(doctor_checks.checks(CPU))["aiter experts"]
     assert check() == ""
     assert len(calls) == 1
@@ -190,3 +193,64 @@ def test_aiter_by_name_must_be_there():
     one = problem()
     with pytest.raises(ImportError, match="aiter"):
         layer(one)
+
+
+def broken(error: Exception) -> type:
+    """Finds the package and cannot execute it, as a wheel for another ROCm does."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> ModuleSpec | None:
+            return ModuleSpec(name, Finder) if name == "aiter" else None
+
+        @staticmethod
+        def create_module(_: ModuleSpec) -> None: ...
+
+        @staticmethod
+        def exec_module(_: ModuleType) -> None:
+            raise error
+
+    return Finder
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("libamdhip64.so.7: cannot open"), OSError("no such object"), AttributeError("no attribute 'x'"),
+     RuntimeError("rocminfo failed\nmore")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_aiter_that_cannot_be_imported_is_a_reason(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "aiter", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [broken(error), *sys.meta_path])
+    why_no_aiter.cache_clear()
+    is_left_to_us(f"aiter cannot be used: {str(error).splitlines()[0]}", monkeypatch)
+
+
+def test_another_package_of_that_name_is_a_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "aiter", ModuleType("aiter"))
+    why_no_aiter.cache_clear()
+    is_left_to_us("aiter cannot be used: No module named 'aiter.", monkeypatch)
+
+
+def is_left_to_us(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody raises, and whoever reports says why."""
+    for module in (moe_layer, doctor, doctor_checks, doctor_timings, tune):
+        monkeypatch.setattr(module, "arch_of", lambda _: GFX942)
+    one = problem()
+    assert not isinstance(layer(one, None), AiterExperts)
+    assert tune._in_aiter_layout(one) is None
+    verdict = dict(doctor_checks.checks(CPU))["aiter experts"]()
+    assert verdict.startswith(f"not built: {reason}")
+    assert not doctor.is_wrong(verdict)
+    assert doctor.about(CPU)["aiter"].startswith(reason)
+    assert doctor_timings.layer_arms(CPU) == ("proa",)
+    why_no_aiter.cache_clear()
+
+
+def test_aiter_is_for_instinct_alone(calls: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch):
+    assert why_no_aiter(SM90) == "AITER has no kernels for sm90"
+    assert why_no_aiter(GFX942) == ""
+    assert "aiter experts" not in dict(doctor_checks.checks(CPU))
+    assert doctor_timings.layer_arms(CPU) == ("proa",)
+    monkeypatch.setattr(doctor_timings, "arch_of", lambda _: GFX942)
+    assert doctor_timings.layer_arms(CPU) == ("proa", "aiter")
