@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from proa_kernels import gate as gate_module
-from proa_kernels import native
+from proa_kernels import gate_native, native
+from proa_kernels.arch import SM90
 from proa_kernels.gate import GateSpec, gate_ref
 from proa_kernels.native import pointer, text_of
 from proa_kernels.testing import Guarded, tolerance
@@ -123,14 +125,26 @@ def test_shapes_that_lanes_do_not_divide_are_left_to_triton(functions, num_exper
     assert bool(functions.proa_gate_serves(num_experts, num_groups)) == is_served
 
 
-def test_triton_chooses_where_no_compiler_is(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def sm90_without_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The compilers that were looked for."""
+    wanted: list[str] = []
     monkeypatch.setattr(gate_module, "arm_for", lambda *_: "native")
-    monkeypatch.setattr(native.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(gate_native, "arch_of", lambda _: SM90)
+    monkeypatch.setattr(native.shutil, "which", lambda name, **_: wanted.append(name))
+    native.is_available.cache_clear()
+    native.library.cache_clear()
+    yield wanted
+    native.is_available.cache_clear()
+
+
+def test_triton_chooses_where_no_compiler_is(sm90_without_compiler: list[str]):
     logits = torch.randn(3, 32, generator=torch.Generator().manual_seed(7))
     weights, ids = gate_module.gate(logits, GateSpec(top_k=4))
     expected = gate_ref(logits, GateSpec(top_k=4))
     assert torch.equal(ids, expected[1])
     assert torch.allclose(weights, expected[0])
+    assert set(sm90_without_compiler) == {"nvcc"}
 
 
 PLANTED = {
