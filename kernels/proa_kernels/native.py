@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -24,10 +25,11 @@ from proa_kernels.arch import Arch
 BUILD_SECONDS = 120
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 Text = Literal["align", "gate"]
+log = logging.getLogger(__name__)
 
 
 class NativeUnavailable(RuntimeError):
-    """There is no compiler here, or it refused the text; the Triton arm does the same work."""
+    """No compiler here, or it refused the text, or the driver its result; the Triton arm does the same work."""
 
 
 def text_of(text: Text) -> str:
@@ -44,14 +46,20 @@ def is_available(text: Text, arch: Arch) -> bool:
     """Whether this machine can build and load `text`, which the first call does: seconds, then the cache serves."""
     try:
         library(text, arch)
-    except NativeUnavailable:
+    except NativeUnavailable as error:
+        _say_once(str(error))
         return False
     return True
 
 
 @functools.cache
+def _say_once(reason: str) -> None:
+    log.warning("align or gate run in Triton", extra={"reason": reason})
+
+
+@functools.cache
 def library(text: Text, arch: Arch) -> ctypes.CDLL:
-    """The compiled kernels for `arch`; NativeUnavailable with the compiler's first line of complaint."""
+    """The compiled kernels for `arch`, which can launch; NativeUnavailable with the compiler's first complaint."""
     command, whole = _command(arch), text_of(text)
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
     key = hashlib.sha256("\0".join([*command, version, whole]).encode()).hexdigest()
@@ -61,9 +69,14 @@ def library(text: Text, arch: Arch) -> ctypes.CDLL:
     try:
         if not target.exists():
             _build(command, f"{text}.cu", whole, target)
-        return ctypes.CDLL(str(target))
+        functions = ctypes.CDLL(str(target))
     except OSError as error:
         raise NativeUnavailable(f"{text}.cu cannot be kept or loaded: {error}; set PROA_KERNELS_CACHE") from error
+    if code := functions.proa_runtime_error():
+        raise NativeUnavailable(
+            f"the runtime of {command[0]} does not work with this driver (error {code}); install a toolkit of its age"
+        )
+    return functions
 
 
 def _command(arch: Arch) -> list[str]:

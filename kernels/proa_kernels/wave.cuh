@@ -4,6 +4,7 @@
 #include <hip/hip_runtime.h>
 #define STREAM hipStream_t
 #define LAST_ERROR() static_cast<int>(hipGetLastError())
+#define COUNT_DEVICES(count) static_cast<int>(hipGetDeviceCount(count))
 #define SHUFFLE(value, lane) __shfl(value, lane)
 #define SHUFFLE_UP(value, by) __shfl_up(value, by)
 #define SHUFFLE_XOR(value, by) __shfl_xor(value, by)
@@ -21,6 +22,7 @@ constexpr int ROWS_IN_FLIGHT = 4;  // eight spill scalar registers
 #include <cuda_runtime.h>
 #define STREAM cudaStream_t
 #define LAST_ERROR() static_cast<int>(cudaGetLastError())
+#define COUNT_DEVICES(count) static_cast<int>(cudaGetDeviceCount(count))
 #define SHUFFLE(value, lane) __shfl_sync(0xffffffffu, value, lane)
 #define SHUFFLE_UP(value, by) __shfl_up_sync(0xffffffffu, value, by)
 #define SHUFFLE_XOR(value, by) __shfl_xor_sync(0xffffffffu, value, by)
@@ -32,3 +34,9 @@ typedef unsigned Lanes;
 constexpr int WAVE = 32;
 constexpr int ROWS_IN_FLIGHT = 16;
 #endif
+
+// The error of the runtime that this text was built with, which may be newer than the driver here; 0 if it can launch.
+extern "C" int proa_runtime_error() {
+  int count = 0;
+  return COUNT_DEVICES(&count);
+}

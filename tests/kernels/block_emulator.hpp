@@ -23,6 +23,8 @@ typedef void* cudaStream_t;
 typedef void* hipStream_t;
 inline int cudaGetLastError() { return 0; }
 inline int hipGetLastError() { return 0; }
+inline int cudaGetDeviceCount(int* count) { return *count = 1, 0; }
+inline int hipGetDeviceCount(int* count) { return *count = 1, 0; }
 
 inline Dim threadIdx, blockIdx, blockDim, gridDim;
 inline int shared[48 * 1024 / 4];

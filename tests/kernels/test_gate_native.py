@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import shutil
 from collections.abc import Iterator
@@ -145,6 +146,34 @@ def test_triton_chooses_where_no_compiler_is(sm90_without_compiler: list[str]):
     assert torch.equal(ids, expected[1])
     assert torch.allclose(weights, expected[0])
     assert set(sm90_without_compiler) == {"nvcc"}
+
+
+def test_the_reason_is_said_once(sm90_without_compiler: list[str], caplog: pytest.LogCaptureFixture):
+    native._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not any(native.is_available(text, SM90) for text in ("gate", "align", "gate"))
+    (record,) = caplog.records
+    assert record.__dict__["reason"].startswith("no nvcc on PATH")
+
+
+@pytest.mark.parametrize("code", [0, 35])
+def test_what_the_driver_cannot_launch_is_not_available(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """35 is what CUDA answers where the driver is older than the toolkit."""
+    monkeypatch.setenv("PROA_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_command", lambda _: ["g++", "-x", "c++", "-fPIC", "-shared"])
+    monkeypatch.setattr(native, "text_of", lambda _: f'extern "C" int proa_runtime_error() {{ return {code}; }}')
+    native.library.cache_clear()
+    if code == 0:
+        assert native.library("gate", SM90).proa_runtime_error() == 0
+    else:
+        with pytest.raises(native.NativeUnavailable, match="does not work with this driver"):
+            native.library("gate", SM90)
+    native.library.cache_clear()
+
+
+def test_both_texts_ask_their_runtime(functions):
+    assert functions.proa_runtime_error() == 0
+    assert "proa_runtime_error" in text_of("align")
 
 
 PLANTED = {
