@@ -1,4 +1,7 @@
-"""`engine` builds images where buildah can: root, Debian, tier (b) of the test bed asked for."""
+"""`engine` builds images where buildah can: root, Debian, tier (b) of the test bed, which is asked for by default.
+
+It needs Debian's mirror and a package index, as `make install` does.
+"""
 
 from __future__ import annotations
 
