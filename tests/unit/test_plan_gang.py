@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from proa_operator.names import Role
-from proa_operator.plan.actions import Remember, Ungate
-from proa_operator.plan.memo import Why
+from proa_operator.plan.actions import Delete, Remember, Ungate
+from proa_operator.plan.memo import NOTHING, GroupMemo, Restart, Why
 from proa_operator.plan.state import JobState
 
 from tests.unit.plan_fakes import service
@@ -68,6 +68,35 @@ def test_a_partly_bound_group_gives_its_nodes_back() -> None:
     assert not any(pod.node for pod in world.pods.values() if "decode" in pod.name)
     world.unschedulable.clear()
     assert world.run(200, until=lambda: is_settled(world))
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_group_starts_again_beside_one_whose_memo_is_lost(role: Role) -> None:
+    world = World(wide(), nodes=gpu_nodes(5), watchers=[Invariants()])
+    assert world.run(100, until=lambda: is_settled(world))
+    for owner in world.sets.values():
+        if owner.role is not role:
+            owner.memo = NOTHING
+    world.lose_pod(next(pod for pod in world.pods.values() if world.sets[pod.set_name].role is role))
+    assert world.run(200, until=lambda: restarted(world, Why.POD_LOST))
+    assert world.run(200, until=lambda: is_settled(world))
+
+
+def test_pods_that_a_restart_still_has_to_delete_are_no_partner() -> None:
+    """The operator died between the restart of decode and the deletions."""
+    world = World(wide(), nodes=gpu_nodes(5))
+    assert world.run(100, until=lambda: is_settled(world))
+    for owner in world.sets.values():
+        pods, owner.memo = world.pods_of(owner), NOTHING
+        if owner.role is Role.DECODE:
+            doomed = frozenset(pod.uid for pod in pods)
+            owner.memo = GroupMemo(restart=Restart(count=1, at=world.now, why=Why.POD_LOST, doomed=doomed))
+            continue
+        for pod in pods:
+            pod.is_gated, pod.node, pod.is_loaded = True, "", False
+    actions = world.plan().actions
+    assert sum(isinstance(action, Delete) for action in actions) == 3
+    assert not any(isinstance(action, Ungate) for action in actions)
 
 
 def restarted(world: World, why: Why) -> bool:

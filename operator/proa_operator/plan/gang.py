@@ -130,9 +130,16 @@ def _partners(situation: Situation, standing: Standing) -> list[Standing]:
     if situation.specs[group.revision].topology is Topology.AGGREGATED:
         return []
     found = situation.of(group.revision, halves.OTHER[group.role])
-    if any(partner.group.memo.members for partner in found):
+    if any(map(_is_through, found)):
         return []
     return [partner for partner in found if not partner.is_leaving]
+
+
+def _is_through(standing: Standing) -> bool:
+    """By its memo, or where that is lost by a pod without the gate that no restart deletes."""
+    again = standing.group.memo.restart
+    doomed = frozenset() if again is None else again.doomed
+    return bool(standing.group.memo.members) or any(not pod.is_gated and pod.uid not in doomed for pod in standing.live)
 
 
 def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
