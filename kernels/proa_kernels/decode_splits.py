@@ -20,6 +20,10 @@ from proa_kernels.arch import Arch, ArchName, ceil_div, next_power_of_2
 
 LOG2_E = 1.4426950408889634
 MAX_SPLITS = 64
+# Keys of a split at most: a program that is alone takes 1.2 us per 64 of them (bench/kernels/NOTES.md), others wait.
+MAX_KEYS = 4096
+# Query rows times splits that this bound may ask for: 512 MiB of parts in float32, 512 wide.
+MAX_PART_ROWS = 1 << 18
 MERGE_COLS = 128  # 64 splits of them fit into the registers of two warps
 
 
@@ -68,9 +72,15 @@ MLA_MANY_HEADS: Mapping[ArchName, DecodeTile] = {
 
 
 def num_splits(num_programs: int, max_keys: int, arch: Arch, tile: DecodeTile) -> int:
-    """Splits, a power of two, such that `num_programs` times them fill the GPU once, none below the tile's bound."""
+    """Splits, a power of two: they fill the GPU once, none below the tile's bound, and more where some would be long.
+
+    Lengths are not known here, so that a graph serves all: in a full batch one long row must not be walked by one
+    program while all others wait, and so no split has over MAX_KEYS keys unless the parts would grow too large.
+    """
     room = arch.num_cus * tile.programs_per_cu // max(num_programs, 1)
-    wanted = min(room, max_keys // tile.min_keys, MAX_SPLITS)
+    most = MAX_PART_ROWS // max(num_programs * tile.rows, 1)
+    short = min(next_power_of_2(ceil_div(max_keys, MAX_KEYS)), most)
+    wanted = min(max(min(room, max_keys // tile.min_keys), short), MAX_SPLITS)
     return 1 if wanted < 2 else next_power_of_2(wanted + 1) // 2
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from proa_kernels import decode_splits
 from proa_kernels.arch import GFX942, SM90, Arch
-from proa_kernels.decode_splits import MAX_SPLITS, DecodeTile, num_splits
+from proa_kernels.decode_splits import (
+    GQA_TILE,
+    MAX_KEYS,
+    MAX_PART_ROWS,
+    MAX_SPLITS,
+    MLA_MANY_HEADS,
+    DecodeTile,
+    Parts,
+    num_splits,
+)
 from proa_kernels.gqa_decode_triton import launch_gqa_decode
 from proa_kernels.mla_decode_triton import launch_mla_decode
 from proa_kernels.paged_attention import gqa_decode, gqa_decode_ref, mla_decode, mla_decode_ref
@@ -204,10 +216,52 @@ def test_splits(programs: int, max_keys: int, arch: Arch, expected: int):
 
 
 @pytest.mark.parametrize("arch", [SM90, GFX942], ids=lambda arch: arch.name)
-def test_splits_fill_the_gpu_once_at_most(arch: Arch):
+def test_splits_fill_the_gpu_once_at_most_up_to_the_bound_of_keys(arch: Arch):
     for programs in (1, 3, 7, 64, 200, 1000):
-        for keys in (1, 63, 64, 511, 4096, 131072):
+        for keys in (1, 63, 64, 511, MAX_KEYS):
             splits = num_splits(programs, keys, arch, TILE)
             assert splits & (splits - 1) == 0
             assert splits == 1 or (splits <= MAX_SPLITS and splits * TILE.min_keys <= keys)
             assert splits == 1 or splits * programs <= TILE.programs_per_cu * arch.num_cus
+
+
+@pytest.mark.parametrize(
+    ("programs", "max_keys", "expected"),
+    [(512, 4096, 1), (512, 4097, 2), (512, 12288, 4), (512, 32768, 8), (512, 1 << 20, 32), (2048, 1 << 20, 8)],
+)
+def test_no_split_is_longer_than_the_bound_while_the_parts_stay_small(programs: int, max_keys: int, expected: int):
+    """128 sequences of four kv heads fill the GPU, however long one of them is."""
+    tile = GQA_TILE["sm90"]
+    splits = num_splits(programs, max_keys, SM90, tile)
+    assert splits == expected
+    assert splits * MAX_KEYS >= max_keys or 2 * splits * programs * tile.rows > MAX_PART_ROWS
+
+
+def test_parts_of_many_wide_rows_stay_small():
+    programs = 512 * 2  # sequences of 128 heads
+    assert num_splits(programs, 1 << 17, SM90, MLA_MANY_HEADS["sm90"]) == 4
+
+
+def recorded(merge: Callable[..., None], asked: list[int]) -> Callable[..., None]:
+    def note(parts: Parts, out: torch.Tensor, splits: int) -> None:
+        asked.append(splits)
+        merge(parts, out, splits)
+
+    return note
+
+
+@pytest.mark.parametrize("kind", ["gqa", "mla"])
+def test_one_long_row_among_short_ones_is_split(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """The bound lowered to the small case's sizes; one program per row and no bound gives the same."""
+    lengths = [1, PAGE, 3, PAGE * WIDTH]
+    case, run = {
+        "gqa": (gqa_case(4, 2, 16, lengths, torch.float32), run_gqa),
+        "mla": (mla_case(4, 16, 16, lengths, torch.float32), run_mla),
+    }[kind]
+    whole = run(case, 1)
+    asked: list[int] = []
+    monkeypatch.setattr(decode_splits, "MAX_KEYS", PAGE)
+    monkeypatch.setattr(Parts, "merge_into", recorded(Parts.merge_into, asked))
+    bounded = run(case, None)
+    assert asked == [8], "48 keys, at most 8 a split"
+    assert relative_error(bounded, whole) < 1e-5
