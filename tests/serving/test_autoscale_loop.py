@@ -21,9 +21,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from proa_operator.autoscale.config import config_from
 from proa_operator.autoscale.replay import replay
-from proa_operator.local.autoscale import Autoscaler, autoscaled
+from proa_operator.local.autoscale import Autoscaler, autoscaled, config_of
 from proa_operator.local.autoscale_profile import load_profile
 from proa_operator.local.decision_log import RECORDS
 from proa_operator.local.options import Options
@@ -150,7 +149,7 @@ async def served(
     (folder / "profile.yaml").write_text(yaml.safe_dump(profile))
     plan = prepare(folder / "service.yaml", Options(num_cores=1), folder / "state")
     assert plan.scaling is not None
-    config = config_from(plan.service, plan.scaling.service.spec, load_profile(folder / "profile.yaml"))
+    config = config_of(plan.scaling, load_profile(folder / "profile.yaml"))
     view = PlainView(Console(file=io.StringIO()))
     supervisor = Supervisor(plan, view.changed)
     running = asyncio.create_task(supervisor.run())

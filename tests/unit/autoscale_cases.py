@@ -11,9 +11,10 @@ from proa_operator.autoscale.config import Config, Limits, Objectives, Policy, P
 from proa_operator.autoscale.decide import Decision, decide
 from proa_operator.autoscale.memory import Memory, Wish
 from proa_operator.autoscale.replay import replay
-from proa_operator.autoscale.signals import LengthBucket, PoolSignals, Signals
+from proa_operator.autoscale.signals import LengthBucket, PoolSignals, Signals, Spans
 
 PERIOD = 15.0
+SPANS = Spans(arrivals=60.0, lengths=60.0)
 SPEED = Speed(
     step_base=0.02,
     step_experts=0.0,
@@ -52,6 +53,7 @@ def config(*, least: int = 1, most: int = 8, **changes: Any) -> Config:
         limits=limits,
         slo=Objectives(ttft_seconds=1.0, itl_seconds=0.05, percentile=0.95),
         policy=policy,
+        spans=SPANS,
         prefill=SPEED,
         decode=SPEED,
         has_profile=True,

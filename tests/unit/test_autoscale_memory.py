@@ -10,6 +10,7 @@ import pytest
 from proa_operator.autoscale import decide as deciding
 from proa_operator.autoscale.config import Config, Policy
 from proa_operator.autoscale.memory import MOST_EXACT, Memory, Wish, from_text, remembered, to_text
+from proa_operator.autoscale.signals import Spans
 
 from tests.unit.autoscale_cases import config, run, sizes, wish_of
 
@@ -20,7 +21,8 @@ Wishes = tuple[Wish, ...]
 def paced(period: float, up: float, down: float) -> Config:
     base = config()
     policy = replace(base.policy, period_seconds=period, up_window_seconds=up, down_window_seconds=down)
-    return replace(base, policy=policy)
+    spans = Spans(arrivals=4.0 * period, lengths=4.0 * period)
+    return replace(base, policy=policy, spans=spans)
 
 
 def whole(before: Sequence[Wish], wish: Wish, policy: Policy) -> Wishes:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from proa_operator import names
 from proa_operator.autoscale.memory import from_text
-from proa_operator.autoscale.queries import Query
+from proa_operator.autoscale.queries import Query, Windows
 from proa_operator.autoscale.replay import replay
 from proa_operator.autoscale.source import Unanswered
 from proa_operator.cluster import kinds
@@ -91,6 +91,7 @@ class World:
         self.autoscaler = Autoscaler(
             cache=self.cache,
             source=self,
+            spans=Windows().spans,
             profiles=Profiles(untyped, ()),
             writer=Writer(untyped, self.cache),
             events=Events(untyped),
@@ -340,6 +341,7 @@ async def test_the_log_holds_a_record_that_replays(caplog: pytest.LogCaptureFixt
     records = [json.loads(line.decision) for line in caplog.records if line.message == "autoscaler decision"]
     assert records
     assert all(replay(record).differences == () for record in records)
+    assert all(record["config"]["spans"] == {"arrivals": 45.0, "lengths": 45.0} for record in records)
 
 
 async def test_a_thousand_services_are_decided_within_a_second() -> None:

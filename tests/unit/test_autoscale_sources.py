@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
-from proa_operator.autoscale.queries import ALL, Query, Windows
+from proa_operator.api.service import DisaggregatedService
+from proa_operator.autoscale.queries import ALL, ARRIVALS, PROMPTS_SUM, Query, Windows, promql
+from proa_operator.autoscale.signals import Spans
 from proa_operator.autoscale.source import Unanswered
+from proa_operator.cluster import autoscale_parts
 from proa_operator.cluster.autoscale_prometheus import Prometheus
-from proa_operator.local.autoscale import Autoscaler
+from proa_operator.local.autoscale import Autoscaler, config_of, windows_of
 from proa_operator.local.autoscale_fleet import Count
 from proa_operator.local.decision_log import DecisionLog
 from proa_operator.local.prometheus import NAMESPACE
+from proa_operator.settings import Settings
 
 from tests.unit.autoscale_cases import config
+from tests.unit.cluster_objects import service_body
 from tests.unit.test_autoscale_readings import answers
 
 
@@ -56,6 +64,29 @@ async def test_a_defect_in_a_query_is_not_taken_for_an_outage() -> None:
     with pytest.raises(ExceptionGroup):
         await source.read()
     await source.close()
+
+
+async def test_the_cluster_decides_by_the_windows_that_prometheus_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    prometheus, autoscaler = Mock(return_value=AsyncMock()), Mock()
+    monkeypatch.setattr(autoscale_parts, "Prometheus", prometheus)
+    monkeypatch.setattr(autoscale_parts, "Autoscaler", autoscaler)
+    settings = Settings(operator_image="i", operator_namespace="n", pod_name="p", prometheus_url="http://127.0.0.1:9")
+    parts: Any = SimpleNamespace()
+    async with AsyncExitStack() as stack:
+        autoscale_parts.autoscaler_of(settings, parts, parts, parts, may_act=lambda: True, stack=stack)
+    windows = prometheus.call_args.args[1]
+    assert autoscaler.call_args.kwargs["spans"] == Spans(arrivals=windows.quick, lengths=windows.slow)
+
+
+@pytest.mark.parametrize(("period", "arrivals", "lengths"), [(2, 2.0, 8.0), (15, 15.0, 60.0), (60, 45.0, 60.0)])
+def test_proa_up_decides_by_its_own_windows(period: int, arrivals: float, lengths: float) -> None:
+    windows = windows_of(float(period))
+    assert f"[{arrivals:g}s]" in promql(ARRIVALS, windows)
+    assert f"[{lengths:g}s]" in promql(PROMPTS_SUM, windows)
+    body = service_body(autoscaling={"mode": "Active", "behavior": {"periodSeconds": period}})
+    service = DisaggregatedService.model_validate_json(json.dumps({**body, "metadata": {"name": "tiny"}}))
+    scaling: Any = SimpleNamespace(service=service)
+    assert config_of(scaling, None).spans == Spans(arrivals=arrivals, lengths=lengths)
 
 
 async def test_proa_up_does_not_decide_by_some_of_its_workers(tmp_path: Path) -> None:

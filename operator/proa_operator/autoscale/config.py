@@ -11,6 +11,7 @@ from proa_operator.api.autoscaling import Autoscaling, Behavior, Mode
 from proa_operator.api.performance_profile import PerformanceProfileSpec
 from proa_operator.api.pools import Pool
 from proa_operator.api.service import ServiceSpec, Topology
+from proa_operator.autoscale.signals import Spans
 
 
 class Stance(StrEnum):
@@ -107,6 +108,8 @@ class Config:
     limits: Limits
     slo: Objectives
     policy: Policy
+    spans: Spans
+    """Of the signals: they tell how much of a difference is chance."""
     prefill: Speed
     decode: Speed
     has_profile: bool
@@ -137,6 +140,8 @@ def config_from(
     spec: ServiceSpec,
     prefill: PerformanceProfileSpec | None,
     decode: PerformanceProfileSpec | None = None,
+    *,
+    spans: Spans,
 ) -> Config:
     """Settings of one service; `prefill` speaks for decode groups too when `decode` is not given."""
     decode = decode or prefill
@@ -154,6 +159,7 @@ def config_from(
             percentile=spec.slo.percentile / 100,
         ),
         policy=policy_from(autoscaling.behavior, stance),
+        spans=spans,
         prefill=speed_from(prefill, *batch) if prefill else GUESS,
         decode=speed_from(decode, *batch) if decode else GUESS,
         has_profile=has_profile,

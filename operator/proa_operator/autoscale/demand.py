@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
-from proa_operator.autoscale.steady import PERIODS_OF_A_SAMPLE, Sample, rate_error
+from proa_operator.autoscale.steady import Sample, rate_error
 
 _SURE_ERRORS = 2.0
 _USUAL_SHARE = 0.5
@@ -79,21 +79,22 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
     )
 
 
-def rise_of(samples: tuple[Sample, ...], steady_rate: float, ahead_seconds: float, period_seconds: float) -> float:
+def rise_of(samples: tuple[Sample, ...], steady_rate: float, ahead_seconds: float, span_seconds: float) -> float:
     """Requests per second that the rate will have risen above `steady_rate` when it goes on rising; else 0.
 
     It rises when both halves of the past say so; a step rises in one half only, so the slower half is taken. A slope of
-    less than 2 standard errors is noise. Never below 0: shrinking has windows of its own. `samples` do not overlap.
+    less than 2 standard errors is noise. Never below 0: shrinking has windows of its own. `samples` do not overlap;
+    each is a mean over `span_seconds`.
     """
     middle = len(samples) // 2
     if middle < 3:
         return 0.0
     newest = samples[-middle:]
     slope = min(_slope(part) for part in (samples, samples[:middle], newest))
-    error = rate_error(samples[-1].rate, period_seconds) / math.sqrt(_spread(samples))
+    error = rate_error(samples[-1].rate, span_seconds) / math.sqrt(_spread(samples))
     if slope <= 0.0 or _slope(samples) < _SURE_ERRORS * error:
         return 0.0
-    age = samples[-1].at - sum(sample.at for sample in newest) / middle + PERIODS_OF_A_SAMPLE * period_seconds / 2.0
+    age = samples[-1].at - sum(sample.at for sample in newest) / middle + span_seconds / 2.0
     level = sum(sample.rate for sample in newest) / middle + slope * age
     return max(0.0, level - steady_rate) + slope * ahead_seconds
 

@@ -30,13 +30,13 @@ class Outlook:
 
 def outlook_of(before: Sequence[Sample], signals: Signals, lengths: Lengths, config: Config) -> Outlook:
     """`before`: samples of the last outlook; `lengths`: those of now, with weights that sum to 1."""
-    period = config.policy.period_seconds
-    samples = kept_samples(before, sample_of(signals.now, signals.arrivals_per_second, lengths), period)
-    apart = apart_of(samples, period)
-    steady = steady_of(apart, lengths, period)
+    period, spans = config.policy.period_seconds, config.spans
+    samples = kept_samples(before, sample_of(signals.now, signals.arrivals_per_second, lengths), period, spans)
+    apart = apart_of(samples, period, spans)
+    steady = steady_of(apart, lengths, spans)
     startup = max(config.prefill.startup, config.decode.startup)
     ahead = min(startup + period, _MOST_AHEAD_SECONDS)
-    forecast = steady.rate + rise_of(apart, steady.rate, ahead, period)
+    forecast = steady.rate + rise_of(apart, steady.rate, ahead, spans.arrivals)
     demand = demand_of(signals, forecast, steady.lengths, config)
     least = demand.requests_per_second - _UP_ERRORS * steady.error * steady.rate
     return Outlook(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proa_operator.autoscale.aliases import spellings
+from proa_operator.autoscale.signals import Spans
 
 SCRAPE_SECONDS = 15.0
 """Of the PodMonitors that the operator renders."""
@@ -62,6 +63,11 @@ class Windows:
     """A series that ends is seen for so long: with a period of 15 s, it is missed within a minute."""
     stale: float = 3 * SCRAPE_SECONDS
     """A series whose last sample is older does not count."""
+
+    @property
+    def spans(self) -> Spans:
+        """What the load that is read with these windows is a mean over."""
+        return Spans(arrivals=self.quick, lengths=self.slow)
 
 
 _CLIENTS = f'method="POST",path=~"{_ANY_PATH}"'

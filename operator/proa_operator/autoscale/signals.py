@@ -1,8 +1,17 @@
-"""What the autoscaler sees of one service at one moment. Rates are per second, over the same recent window."""
+"""What the autoscaler sees of one service at one moment. Rates are per second, over recent windows (`Spans`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """Seconds that the load is a mean over: the windows that Prometheus is asked for."""
+
+    arrivals: float
+    lengths: float
+    """Of prompts and answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proa_operator.autoscale.signals import LengthBucket
+from proa_operator.autoscale.signals import LengthBucket, Spans
 
 MOST_SAMPLES = 11
 """That do not overlap: with the newest, ten minutes at the usual period."""
-PERIODS_OF_A_SAMPLE = 4
-"""A sample's numbers are rates over about so many periods."""
+PERIODS_APART = 4
+"""From one sample that counts to the next, and more where they would overlap."""
 _CHANCE = 2.5
 """Standard errors."""
 Lengths = tuple[LengthBucket, ...]
@@ -56,35 +56,36 @@ def sample_of(now: float, rate: float, lengths: Lengths) -> Sample:
     )
 
 
-def kept_samples(before: Sequence[Sample], newest: Sample, period_seconds: float) -> tuple[Sample, ...]:
-    """Oldest first: samples that do not overlap, then all those that overlap with the newest."""
-    window = PERIODS_OF_A_SAMPLE * period_seconds
+def kept_samples(before: Sequence[Sample], newest: Sample, period_seconds: float, spans: Spans) -> tuple[Sample, ...]:
+    """Oldest first: samples that do not overlap, then all those that are too close to the newest."""
+    num_periods = _periods_apart(period_seconds, spans)
+    least = (num_periods - 0.5) * period_seconds
     apart: list[Sample] = []
     recent: list[Sample] = []
     for sample in before:
-        if not newest.at - (MOST_SAMPLES + 0.5) * window < sample.at < newest.at:
+        if not newest.at - (MOST_SAMPLES + 0.5) * num_periods * period_seconds < sample.at < newest.at:
             continue
-        if newest.at - sample.at < window - period_seconds / 2.0:
+        if newest.at - sample.at < least:
             recent.append(sample)
-        elif not apart or sample.at - apart[-1].at >= window - period_seconds / 2.0:
+        elif not apart or sample.at - apart[-1].at >= least:
             apart.append(sample)
     return (*apart[1 - MOST_SAMPLES :], *recent, newest)
 
 
-def apart_of(samples: tuple[Sample, ...], period_seconds: float) -> tuple[Sample, ...]:
+def apart_of(samples: tuple[Sample, ...], period_seconds: float, spans: Spans) -> tuple[Sample, ...]:
     """Of the kept samples those that do not overlap, the newest included."""
-    window = PERIODS_OF_A_SAMPLE * period_seconds
+    least = (_periods_apart(period_seconds, spans) - 0.5) * period_seconds
     newest = samples[-1]
-    return (*(sample for sample in samples if newest.at - sample.at >= window - period_seconds / 2.0), newest)
+    return (*(sample for sample in samples if newest.at - sample.at >= least), newest)
 
 
-def steady_of(samples: tuple[Sample, ...], lengths: Lengths, period_seconds: float) -> Steady:
+def steady_of(samples: tuple[Sample, ...], lengths: Lengths, spans: Spans) -> Steady:
     """`samples` do not overlap. `lengths` are the newest; they are stretched to the mean of the averaged samples."""
     now = samples[-1]
-    count = max(1.0, now.rate * PERIODS_OF_A_SAMPLE * period_seconds)
+    count = max(1.0, now.rate * spans.lengths)
     prompt_error = _deviation([(bucket.weight, bucket.prompt_tokens) for bucket in lengths]) / math.sqrt(count)
     output_error = _deviation([(bucket.weight, bucket.output_tokens) for bucket in lengths]) / math.sqrt(count)
-    rate_spread = rate_error(now.rate, period_seconds)
+    rate_spread = rate_error(now.rate, spans.arrivals)
     rate, num_rates = _mean_alike([sample.rate for sample in samples], rate_spread)
     prompt, num_prompts = _mean_alike([sample.prompt for sample in samples], prompt_error)
     output, _ = _mean_alike([sample.output for sample in samples], output_error)
@@ -101,10 +102,14 @@ def steady_of(samples: tuple[Sample, ...], lengths: Lengths, period_seconds: flo
     return Steady(rate=rate, lengths=stretched, error=math.hypot(of_rate, of_prompt))
 
 
-def rate_error(rate: float, period_seconds: float) -> float:
-    """Standard error of a sample's rate, requests per second, for Poisson arrivals."""
-    window = PERIODS_OF_A_SAMPLE * period_seconds
-    return math.sqrt(max(1.0, rate * window)) / window
+def rate_error(rate: float, span_seconds: float) -> float:
+    """Standard error of a rate of Poisson arrivals, requests per second, that were counted for so long."""
+    return math.sqrt(max(1.0, rate * span_seconds)) / span_seconds
+
+
+def _periods_apart(period_seconds: float, spans: Spans) -> int:
+    """Decisions come late at times: half a period less than these is far enough."""
+    return max(PERIODS_APART, math.ceil(max(spans.arrivals, spans.lengths) / period_seconds))
 
 
 def _deviation(parts: list[tuple[float, float]]) -> float:

@@ -11,6 +11,7 @@ from proa_operator.autoscale.config import Config, Limits, Objectives, Policy, P
 from proa_operator.autoscale.demand import Demand
 from proa_operator.autoscale.estimate import GPUS, SHAPES, Shape, estimate, least_group
 from proa_operator.autoscale.models import GroupModel
+from proa_operator.autoscale.queries import Windows
 from proa_operator.autoscale.signals import LengthBucket
 from proa_operator.autoscale.solve import Need, Prediction, need_of, predict
 from proa_operator.cli.size_manifest import Sized, manifests
@@ -88,6 +89,7 @@ def _config(shape: Shape, num_gpus: int, gpu: str, slo: Objectives) -> Config:
         limits=Limits(prefill=pool, decode=pool, ratio_min=1 / _MOST, ratio_max=float(_MOST), max_gpus=0),
         slo=slo,
         policy=policy,
+        spans=Windows().spans,
         prefill=speed,
         decode=speed,
         has_profile=True,

@@ -20,7 +20,7 @@ from proa_operator.autoscale.decide import Decision, decide
 from proa_operator.autoscale.explain import describe
 from proa_operator.autoscale.memory import Memory, from_text, to_text
 from proa_operator.autoscale.readings import MOST_SHORT_ROUNDS, Readings, is_short, readings_of, signals_of
-from proa_operator.autoscale.signals import Signals
+from proa_operator.autoscale.signals import Signals, Spans
 from proa_operator.autoscale.source import Source, Unanswered
 from proa_operator.cluster.autoscale_profiles import Profiles
 from proa_operator.cluster.autoscale_view import PoolView, pool_views, pools_of
@@ -57,20 +57,21 @@ class Known:
 
 
 class Autoscaler:
-    """`source` None: every scaled service is told that there is no Prometheus."""
+    """`source` None: every scaled service is told that there is no Prometheus. `spans`: of what is read."""
 
     def __init__(
         self,
         *,
         cache: Cache,
         source: Source | None,
+        spans: Spans,
         profiles: Profiles,
         writer: Writer,
         events: Events,
         may_act: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._cache, self._source, self._profiles = cache, source, profiles
+        self._cache, self._source, self._spans, self._profiles = cache, source, spans, profiles
         self._writer, self._events, self._may_act, self._clock = writer, events, may_act, clock
         self._known: dict[ServiceKey, Known] = {}
         self._reader = Reader()
@@ -169,7 +170,7 @@ class Autoscaler:
     def _config(self, service: Stored, spec: ServiceSpec) -> Config:
         prefill = self._profiles.of(service.namespace, spec, spec.pools.prefill)
         decode = self._profiles.of(service.namespace, spec, spec.pools.decode)
-        return config_from(service.name, spec, prefill or decode, decode or prefill)
+        return config_from(service.name, spec, prefill or decode, decode or prefill, spans=self._spans)
 
     async def _carry_out(
         self, views: dict[Role, PoolView], signals: Signals, decision: Decision, config: Config, known: Known

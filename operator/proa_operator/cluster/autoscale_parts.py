@@ -27,12 +27,14 @@ def autoscaler_of(
     stack: AsyncExitStack,
 ) -> Autoscaler:
     """Ready to run. Its connection to Prometheus ends with `stack`."""
-    source = Prometheus(settings.prometheus_url, Windows()) if settings.prometheus_url else None
+    windows = Windows()
+    source = Prometheus(settings.prometheus_url, windows) if settings.prometheus_url else None
     if source is not None:
         stack.push_async_callback(source.close)
     return Autoscaler(
         cache=cache,
         source=source,
+        spans=windows.spans,
         profiles=Profiles(api, settings.namespaces),
         writer=Writer(api, cache),
         events=events,

@@ -118,7 +118,7 @@ async def autoscale(
     plan: LocalPlan, scaling: Scaling, profile: PerformanceProfileSpec | None, supervisor: Supervisor, view: View
 ) -> None:
     """Until it is cancelled."""
-    config = config_from(plan.service, scaling.service.spec, profile)
+    config = config_of(scaling, profile)
     if profile is None:
         view.say("no --profile is given: the autoscaler learns how fast the workers are, and only recommends")
     async with autoscaled(plan, scaling, config, supervisor, view) as autoscaler:
@@ -133,8 +133,8 @@ async def autoscaled(
     fleet = Fleet(supervisor, scaling, Gateway(plan.url, scaling.control_key))
     port = scaling.next_port()
     server, _ = start_http_server(port, addr="127.0.0.1")
-    scrape = min(1.0, config.policy.period_seconds / 4.0)
-    windows = windows_of(config, scrape)
+    scrape = scrape_seconds_of(config.policy.period_seconds)
+    windows = windows_of(config.policy.period_seconds)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(server.server_close)
         stack.callback(server.shutdown)
@@ -165,13 +165,25 @@ async def _source(
     return scraper
 
 
-def windows_of(config: Config, scrape_seconds: float) -> Windows:
+def config_of(scaling: Scaling, profile: PerformanceProfileSpec | None) -> Config:
+    """Settings of the service, for signals that are read with the windows of its period."""
+    service = scaling.service
+    windows = windows_of(float(service.spec.autoscaling.behavior.period_seconds))
+    return config_from(service.metadata.name, service.spec, profile, spans=windows.spans)
+
+
+def scrape_seconds_of(period_seconds: float) -> float:
+    """At least four times a period."""
+    return min(1.0, period_seconds / 4.0)
+
+
+def windows_of(period_seconds: float) -> Windows:
     """Short ones: the scrapes are frequent here."""
-    period = config.policy.period_seconds
+    scrape = scrape_seconds_of(period_seconds)
     return Windows(
-        quick=max(4.0 * scrape_seconds, min(period, 45.0)),
-        slow=max(8.0 * scrape_seconds, min(4.0 * period, 60.0)),
-        stale=max(5.0 * scrape_seconds, 3.0),
+        quick=max(4.0 * scrape, min(period_seconds, 45.0)),
+        slow=max(8.0 * scrape, min(4.0 * period_seconds, 60.0)),
+        stale=max(5.0 * scrape, 3.0),
     )
 
 

@@ -8,7 +8,7 @@ from proa_operator.autoscale.config import Config, Limits, Objectives, PoolLimit
 from proa_operator.autoscale.config import Policy as Tempo
 from proa_operator.autoscale.decide import decide
 from proa_operator.autoscale.memory import Memory
-from proa_operator.autoscale.signals import LengthBucket, PoolSignals, Signals
+from proa_operator.autoscale.signals import LengthBucket, PoolSignals, Signals, Spans
 from proa_operator.simulate.cost import Cost
 from proa_operator.simulate.observe import Observation, PoolView
 from proa_operator.simulate.policies.policy import Limits as Groups
@@ -25,7 +25,7 @@ class Proa:
 
     def __init__(self, cost: Cost, slo: Slo, limits: Groups) -> None:
         self._percentile = slo.percentile
-        self._config = config_of(cost, slo, limits, self.period_seconds)
+        self._config = config_of(cost, slo, limits, self.period_seconds, self.window_seconds)
         self._memory = Memory()
 
     def decide(self, observation: Observation) -> Targets:
@@ -34,7 +34,7 @@ class Proa:
         return Targets(prefill=decision.targets.prefill, decode=decision.targets.decode)
 
 
-def config_of(cost: Cost, slo: Slo, limits: Groups, period_seconds: float) -> Config:
+def config_of(cost: Cost, slo: Slo, limits: Groups, period_seconds: float, window_seconds: float) -> Config:
     """What a manifest with these bounds and default behaviour gives."""
     gpus = cost.gpus_per_group
     return Config(
@@ -55,6 +55,7 @@ def config_of(cost: Cost, slo: Slo, limits: Groups, period_seconds: float) -> Co
             down_window_seconds=300.0,
             pin_seconds=600.0,
         ),
+        spans=Spans(arrivals=window_seconds, lengths=window_seconds),
         prefill=speed_of(cost),
         decode=speed_of(cost),
         has_profile=True,
