@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from proa_operator.names import Role
 from proa_operator.plan.actions import Remember, Ungate
 
 from tests.unit.plan_invariants import Invariants
-from tests.unit.plan_world import World, gpu_nodes, is_settled
+from tests.unit.plan_world import Behaviour, World, gpu_nodes, is_settled
 from tests.unit.test_plan_gang import wide
 
 LONGEST_SECONDS = 30.0
@@ -78,6 +80,27 @@ def test_a_group_that_has_served_keeps_its_nodes() -> None:
     assert held(world, "prefill")
     restarts = [action for action in world.log if isinstance(action, Remember) and action.memo.restart is not None]
     assert not any("prefill" in action.group for action in restarts)
+
+
+@pytest.mark.parametrize("is_cordoned", [True, False])
+@pytest.mark.parametrize("wait_seconds", [10.0, 60.0])
+def test_a_wait_that_begins_while_the_other_role_loads_has_its_grace_too(
+    is_cordoned: bool, wait_seconds: float
+) -> None:
+    """A decode pod is lost after 400 s of loading: the group is replaced off a cordoned node, or starts again."""
+    world = World(wide(), nodes=gpu_nodes(5), behaviours={"bundled://tiny": Behaviour(start_seconds=600.0)})
+    world.run(400)
+    lost = next(pod for pod in world.pods.values() if "decode" in pod.name)
+    fields: dict[str, Any] = {"is_unschedulable": True} if is_cordoned else {"allocatable": {}, "capacity": {}}
+    world.set_node(lost.node, **fields)
+    world.lose_pod(lost)
+    world.run(wait_seconds)
+    assert held(world, "prefill") is (wait_seconds < LONGEST_SECONDS)
+    mended = {name: getattr(gpu_nodes(1)["n0"], name) for name in fields}
+    world.set_node(lost.node, **mended)
+    assert world.run(1200, until=lambda: is_settled(world))
+    restarts = [action for action in world.log if isinstance(action, Remember) and action.memo.restart is not None]
+    assert any("prefill" in action.group for action in restarts) is (wait_seconds > LONGEST_SECONDS)
 
 
 def test_two_halves_that_are_both_partly_bound_are_restarted_once() -> None:

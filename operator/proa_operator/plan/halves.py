@@ -59,11 +59,22 @@ def _stuck_since(partner: Standing) -> float | None:
     return min(times, default=None)
 
 
+def _waits_since(situation: Situation, partner: Standing) -> float:
+    """The earliest moment at which its wait can have begun: halves load for minutes before a partner loses its nodes.
+
+    A restart because it found no nodes is a part of the wait.
+    """
+    again = partner.group.memo.restart
+    is_same_wait = again is not None and again.why is Why.UNSCHEDULABLE
+    restarted = 0.0 if is_same_wait else health.pause_until(partner.group.memo, situation.settings)
+    return max(partner.group.created_at, restarted, _stuck_since(partner) or 0.0)
+
+
 def _return(situation: Situation, halves: list[Standing], partners: list[Standing]) -> Steps:
     """Those of the partners that are through their gate wait in the scheduler: they are gated again as well."""
     held = [standing.group.memo.admitted_at or 0.0 for standing in halves]
-    stuck = [since for partner in partners if (since := _stuck_since(partner)) is not None]
-    until = max(held + stuck) + situation.settings.regate_seconds
+    waits = [_waits_since(situation, partner) for partner in partners]
+    until = max(held + waits) + situation.settings.regate_seconds
     if until > situation.now:
         yield Wake(at=until)
         return
