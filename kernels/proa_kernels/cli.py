@@ -14,6 +14,7 @@ import torch
 from proa_kernels import doctor, tune
 from proa_kernels.arch import SCALE_GROUP, arch_of
 from proa_kernels.tables import Kind, LayerShape
+from proa_kernels.tune_arms import NoRightArm
 
 USAGE_ERROR = 2
 SHAPE_NAMES = ("EXPERTS", "TOPK", "HIDDEN", "WIDTH")
@@ -73,6 +74,8 @@ def run_tune(args: argparse.Namespace) -> int:
         wrong = tune.tune(job, gpu(), say)
     except torch.OutOfMemoryError as error:
         raise UsageError(f"a shape does not fit into this GPU's memory ({str(error).splitlines()[0]})") from None
+    except NoRightArm as error:
+        raise UsageError(f"{error}; leave the shape out, or send what `proa-kernels doctor` writes") from None
     return 1 if wrong else 0
 
 

@@ -24,7 +24,7 @@ from proa_kernels.tables import Kind, LayerShape, LayerTable, Table
 from proa_kernels.tables_file import dump, identity_of
 from proa_kernels.timing import Ceilings, measure_ceilings
 from proa_kernels.tune_arms import Measured, Verdicts, measure
-from proa_kernels.tune_checks import verdicts
+from proa_kernels.tune_checks import DOES_NOT_RUN, UNFINISHED, verdicts
 from proa_kernels.tune_problem import Problem
 
 # V2-Lite's two shared experts ride in the launches of its 64 routed ones, as the native engine stacks them.
@@ -75,7 +75,7 @@ def tune(job: Job, device: torch.device, say: Say) -> int:
         if time.monotonic() - started > job.seconds:
             say(f"stopped: {job.seconds:.0f} s are over; the table holds the rows above")
             break
-    return sum(not verdict.startswith("does not run") for verdict in left_out.values())
+    return sum(not verdict.startswith((DOES_NOT_RUN, UNFINISHED)) for verdict in left_out.values())
 
 
 def _measured_layers(job: Job, device: torch.device, found: Verdicts, ceilings: Ceilings) -> Iterator[Layer]:

@@ -27,6 +27,10 @@ Run = Callable[[int], torch.Tensor]
 B = TypeVar("B")
 
 
+class NoRightArm(RuntimeError):
+    """No candidate passed its check, or none is right at full size."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """A row of the table; what else was timed, us; what was left out, and why."""
@@ -49,7 +53,7 @@ class Option:
 def measure(
     problem: Problem, kind: Kind, verdicts: Verdicts, ceilings: Ceilings, aiter_layer: AiterExperts | None
 ) -> Measured:
-    """The fastest option that is right at full size. RuntimeError if there is none."""
+    """The fastest option that is right at full size. NoRightArm if there is none."""
     arch, exact = arch_of(problem.x.device), problem.expected(0)
     options = [*few_pairs(problem, kind, arch, verdicts), *grouped(problem, kind, arch, verdicts)]
     times: dict[str, float] = {}
@@ -61,7 +65,8 @@ def measure(
             times[option.name] = us
             rows.append(replace(option.row, us=us))
     if not rows:
-        raise RuntimeError(f"no arm computes {problem.shape} with {problem.x.shape[0]} tokens: {excluded}")
+        reasons = "; ".join(f"{name}: {fault}" for name, fault in excluded.items()) or "no candidate passed its check"
+        raise NoRightArm(f"no arm computes {problem.shape} with {problem.x.shape[0]} tokens ({reasons})")
     aiter_us = 0.0
     if aiter_layer is not None:
         run = partial(_run_aiter, problem, aiter_layer)

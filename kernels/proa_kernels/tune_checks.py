@@ -1,6 +1,6 @@
 """Correctness of every candidate before it may be timed: poison, canaries, and a reference in float32.
 
-    python -m proa_kernels.tune_checks PART NUM_PARTS KIND...      prints one JSON object: name -> "" or what is wrong
+    python -m proa_kernels.tune_checks PART NUM_PARTS KIND...      prints one JSON object per check: name -> "" or what is wrong
 
 Parts run as processes of their own, because compilation is what takes the time: they leave the compiled kernels in
 Triton's cache for the timings.
@@ -29,6 +29,7 @@ from proa_kernels.tune_problem import Problem
 SMALL = LayerShape(num_experts=9, per_token=3, hidden=512, width=256)
 TOKENS, FEW_TOKENS = 150, 5
 VERIFY_SECONDS = 400
+DOES_NOT_RUN, UNFINISHED = "does not run", "unfinished"  # how verdicts begin that say nothing about results
 Check = Callable[[], str]
 
 
@@ -104,11 +105,11 @@ def guarded(check: Check) -> str:
     try:
         return check()
     except (RuntimeError, TritonError) as error:
-        return f"does not run: {str(error).splitlines()[0]}" if str(error) else f"does not run: {type(error).__name__}"
+        return f"{DOES_NOT_RUN}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def verdicts(kinds: Sequence[Kind], parts: int) -> dict[str, str]:
-    """Verdicts of all checks from `parts` processes; a part that dies or is late is named instead."""
+    """Verdicts of `parts` processes; one that dies or is late gives those it had, and is named as `UNFINISHED`."""
     deadline = time.monotonic() + VERIFY_SECONDS
     command = [sys.executable, "-m", "proa_kernels.tune_checks"]
     running = [
@@ -117,15 +118,25 @@ def verdicts(kinds: Sequence[Kind], parts: int) -> dict[str, str]:
     ]
     found: dict[str, str] = {}
     for part, process in enumerate(running):
-        try:
-            out, _ = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.returncode:
-            found[f"part {part}"] = f"ended with code {process.returncode}"
-        else:
-            found |= json.loads(out.splitlines()[-1])
+        found |= _verdicts_of(part, process, deadline)
+    return found
+
+
+def _verdicts_of(part: int, process: subprocess.Popen[str], deadline: float) -> dict[str, str]:
+    reason = ""
+    try:
+        out, _ = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
+        reason = f"stopped after {VERIFY_SECONDS} s"
+    found: dict[str, str] = {}
+    for line in out.splitlines():
+        if line.startswith("{") and line.endswith("}"):  # compilers write here too, and the last line may be half a one
+            found |= json.loads(line)
+    if process.returncode:
+        reason = reason or f"ended with code {process.returncode}"
+        found[f"part {part}"] = f"{UNFINISHED}: {reason}, {len(found)} checks done; the rest count as left out"
     return found
 
 
@@ -134,7 +145,8 @@ def main() -> None:
     kinds = cast("list[Kind]", sys.argv[3:])
     torch.backends.cuda.matmul.allow_tf32 = False
     mine = [one for idx, one in enumerate(checks(torch.device("cuda"), kinds)) if idx % num_parts == part]
-    print(json.dumps({name: guarded(check) for name, check in mine}))
+    for name, check in mine:
+        print(json.dumps({name: guarded(check)}), flush=True)
 
 
 if __name__ == "__main__":

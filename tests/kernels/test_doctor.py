@@ -10,6 +10,7 @@ import torch
 from proa_kernels import cli, doctor, doctor_attention, doctor_checks, tables_file, tune
 from proa_kernels.tables import LayerShape
 from proa_kernels.tables_file import TableError
+from proa_kernels.tune_arms import NoRightArm
 
 CPU = torch.device("cpu")
 
@@ -132,6 +133,18 @@ def test_a_shape_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(tune, "tune", refuse)
     assert cli.main(["tune", "--out", "t.json"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_row_that_no_arm_computes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys):
+    def refuse(*_: object) -> int:
+        raise NoRightArm("no arm computes it with 8 tokens (no candidate passed its check)")
+
+    monkeypatch.setattr(cli, "gpu", lambda: torch.device("cuda"))
+    monkeypatch.setattr(tune, "tune", refuse)
+    assert cli.main(["tune", "--out", "t.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("proa-kernels: no arm computes it with 8 tokens")
+    assert error.count("\n") == 1
 
 
 def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, capsys):

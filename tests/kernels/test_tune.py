@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import select
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +85,7 @@ def test_a_layer_that_is_wrong_at_full_size_is_left_out_by_name(monkeypatch: pyt
 @pytest.mark.usefixtures("_small_world")
 def test_no_right_arm_is_an_error():
     problem = tune_problem.Problem.random(SHAPE, "bf16", 40, CPU)  # too many pairs for the two launches
-    with pytest.raises(RuntimeError, match=r"no arm computes .* with 40 tokens"):
+    with pytest.raises(tune_arms.NoRightArm, match=r"no arm computes .* with 40 tokens \(no candidate passed"):
         tune_arms.measure(problem, "bf16", {}, CEILINGS, None)
 
 
@@ -142,6 +146,52 @@ def test_a_refusal_of_the_compiler_is_a_verdict():
         raise RuntimeError("out of resources\nmore")
 
     assert tune_checks.guarded(refuse) == "does not run: out of resources"
+
+
+def test_each_verdict_is_out_before_the_next_check(monkeypatch: pytest.MonkeyPatch, capsys):
+    def crash() -> str:
+        sys.exit(139)
+
+    checks = [("other part", crash), ("good", lambda: ""), ("other part too", crash), ("crashes", crash)]
+    monkeypatch.setattr(tune_checks, "checks", lambda *_: iter(checks))
+    monkeypatch.setattr(sys, "argv", ["tune_checks", "1", "2", "bf16"])
+    with pytest.raises(SystemExit):
+        tune_checks.main()
+    assert capsys.readouterr().out == '{"good": ""}\n'
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        ("sys.exit(0)", None),
+        ("sys.exit(3)", "ended with code 3"),
+        ("signal.alarm(300), signal.pause()", "stopped after 400 s"),
+    ],
+)
+def test_a_part_that_does_not_finish_keeps_what_it_found(ending: str, reason: str | None):
+    lines = 'noise\n{"a": ""}\n{"b": "off by 1.0e+00"}\n{"c'
+    command = [sys.executable, "-c", f"import signal, sys; print({lines!r}, end='', flush=True); {ending}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert select.select([process.stdout], [], [], 120)[0]
+        deadline = time.monotonic() + (0 if "stopped" in str(reason) else 120)
+        found = tune_checks._verdicts_of(7, process, deadline)
+    expected = {"a": "", "b": "off by 1.0e+00"}
+    if reason:
+        expected["part 7"] = f"unfinished: {reason}, 2 checks done; the rest count as left out"
+    assert found == expected
+
+
+@pytest.mark.usefixtures("_small_world")
+def test_unfinished_parts_are_named_and_not_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = all_right() | {"part 3": "unfinished: ended with code -9, 2 checks done; the rest count as left out"}
+    monkeypatch.setattr(tune, "verdicts", lambda kinds, parts: found)
+    monkeypatch.setattr(tune, "measure_ceilings", lambda: CEILINGS)
+    monkeypatch.setattr(tune, "identity_of", lambda _: IDENTITY)
+    said: list[str] = []
+    job = tune.Job(shapes=[SHAPE], kinds=["bf16"], tokens=[1], out=tmp_path / "t.json", seconds=600.0, parts=1)
+    assert tune.tune(job, CPU, said.append) == 0
+    assert f"LEFT OUT part 3: {found['part 3']}" in said
 
 
 @pytest.mark.parametrize("arch", [SM90, GFX942, MI300A, GFX950], ids=lambda arch: f"{arch.name}-{arch.num_xcds}")
