@@ -167,8 +167,21 @@ class LateWorld(World):
         self.after(self.dice.uniform(0.01, self.act_seconds), self._step)
 
     def _step(self) -> None:
+        """As the shell has it: before it takes a group away it reads the spec again, and news may come meanwhile."""
         assert self._steps is not None
         action = self._steps.pop(0)
+        if self.is_careless or not takes_away(action):
+            self._finish_step(action)
+            return
+        version, body = next(self._versions), (self.service, self.generation)
+        self.after(self.dice.uniform(0.01, self.act_seconds), lambda: self._have_read(action, body, version))
+
+    def _have_read(self, action: Action, body: Any, version: int) -> None:
+        if self.view.generation != body[1]:
+            self._receive(("service", ""), body, version)
+        self._finish_step(action)
+
+    def _finish_step(self, action: Action) -> None:
         if self._is_outdated(action):
             self.num_outdated += 1
             self._steps = None
@@ -179,17 +192,11 @@ class LateWorld(World):
         self._pause()
 
     def _is_outdated(self, action: Action) -> bool:
-        """As the shell has it: what takes a group away is planned anew after any news, and reads the spec again."""
+        """What takes a group away is planned anew after any news, and all else after another spec."""
         if self.is_careless:
             return False
-        if takes_away(action):
-            self._read_service()
-            return (self._num_news, self.view.generation) != self._planned_at
-        return self.view.generation != self._planned_at[1]
-
-    def _read_service(self) -> None:
-        if self.view.generation != self.generation:
-            self._receive(("service", ""), (self.service, self.generation), next(self._versions))
+        has_news = takes_away(action) and self._num_news != self._planned_at[0]
+        return has_news or self.view.generation != self._planned_at[1]
 
     def _can(self, action: Action) -> bool:
         """Names are good for what had them when the plan was made, as the uids in the shell's writes see to."""

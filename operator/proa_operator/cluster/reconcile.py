@@ -144,14 +144,14 @@ class Reconciler:
     async def _is_outdated(self, action: Action, scope: Scope, num_news: int) -> bool:
         """Another spec asks for another plan.
 
-        What takes a group away counts on all others, so it is also planned anew when anything else has happened since.
-        And it counts on the spec, of which the watch may be late: that is read again.
+        What takes a group away counts on the spec, of which the watch may be late: that is read again. And it counts
+        on all other groups, so it is also planned anew when anything else has happened since, also during that read.
         """
         key = (scope.service.namespace, scope.service.name)
         if takes_away(action):
+            await self._read_service(key)
             if self._cache.num_news(key) != num_news:
                 return True
-            await self._read_service(key)
         service = self._cache.get(SERVICE, *key)
         return service is None or (service.uid, _generation(service)) != (scope.service.uid, _generation(scope.service))
 
