@@ -153,18 +153,19 @@ class NativeEngine:
         if any(is_unread):
             assert isinstance(before, NativeFlight), "a plan made ahead follows a step of this engine"
             unread_S = before.tokens_of_slices()
-        if self.graphs is not None and fits_graph(plan.slices, self.arms):
-            logits_RV, wanted = self.graphs.logits(plan.slices, unread_S), tuple(range(len(plan.slices)))
-        else:
-            logits_RV, wanted = self._eager_logits(plan, unread_S)
+        logits_RV, wanted = self._logits(plan, unread_S)
         if not wanted:
             return NativeFlight(plan=plan, wanted=(), drawn=None)
         rows = [row for i in wanted if (row := plan.slices[i].row) is not None]
         drawn = self._sampler.launch(logits_RV, rows, [int(is_unread[i]) for i in wanted])
         return NativeFlight(plan=plan, wanted=wanted, drawn=drawn)
 
-    def _eager_logits(self, plan: StepPlan, unread_S: torch.Tensor | None) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def _logits(self, plan: StepPlan, unread_S: torch.Tensor | None) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Logits of the wanted rows, and the slice of each."""
+        if self.graphs is not None and fits_graph(plan.slices, self.arms):
+            logits_RV = self.graphs.logits(plan.slices, unread_S)
+            if logits_RV is not None:
+                return logits_RV, tuple(range(len(plan.slices)))
         batch = build_batch(plan, self._paged, self.arms.attention != "paged")
         if unread_S is not None:
             put_unread(batch.token_ids_T, unread_S, is_all=False)

@@ -92,6 +92,8 @@ class Decoder:
         """Complex [T, 1, D/2]."""
         return self.rotation_PD.index_select(0, batch.positions_T)[:, None]
 
-    def logits(self, hidden_RM: torch.Tensor) -> torch.Tensor:
-        """[R, V], as the product leaves them: who needs float32 casts."""
-        return F.linear(hidden_RM, self.head_VM)
+    def logits(self, hidden_RM: torch.Tensor, out_RV: torch.Tensor | None = None) -> torch.Tensor:
+        """[R, V], as the product leaves them: who needs float32 casts. They go to `out_RV` where it is given."""
+        if out_RV is None:
+            return F.linear(hidden_RM, self.head_VM)
+        return torch.mm(hidden_RM, self.head_VM.t(), out=out_RV)

@@ -1,11 +1,14 @@
 """CUDA graphs of pure decode steps: one launch instead of thousands.
 
 A graph has fixed shapes, so rows and blocks are rounded up to a bucket; each bucket is captured when it is first needed
-(some tenths of a second). All graphs share one memory pool: logits are valid until the next step.
+(some tenths of a second). All graphs share one memory pool and one place for logits, which are valid until the next
+step: whatever reads them is queued before it, on the same stream. Where memory does not suffice for a graph, steps of
+its size run eagerly.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +20,7 @@ from proa_workers.model.assemble import pack_padded_decode, padded_decode_batch,
 from proa_workers.model.decoder import Decoder
 from proa_workers.model.paged import PagedKv
 
+logger = logging.getLogger(__name__)
 # Larger batches keep a GPU busy without a graph.
 MAX_GRAPH_ROWS = 512
 # Without paged kernels a graph gathers the longest context for every row, so that one long row among many short ones
@@ -28,7 +32,6 @@ MAX_GRAPH_KEYS = 1 << 19
 class Captured:
     graph: torch.cuda.CUDAGraph
     inputs: torch.Tensor
-    logits_RV: torch.Tensor
 
 
 class DecodeGraphs:
@@ -38,25 +41,42 @@ class DecodeGraphs:
         self._decoder = decoder
         self._kv = kv
         self._arms = arms
-        self._captured: dict[tuple[int, int], Captured] = {}
+        self._captured: dict[tuple[int, int], Captured | None] = {}  # None: did not fit into the memory
+        self._logits_RV = decoder.head_VM.new_empty(MAX_GRAPH_ROWS, decoder.head_VM.shape[0])
         self._memory = torch.cuda.graph_pool_handle()
 
-    def logits(self, slices: Sequence[SeqSlice], unread_S: torch.Tensor | None = None) -> torch.Tensor:
-        """[len(slices), V], in the slices' order; valid until the next call. `unread_S`: see `put_unread`."""
+    def logits(self, slices: Sequence[SeqSlice], unread_S: torch.Tensor | None = None) -> torch.Tensor | None:
+        """[len(slices), V], in the slices' order; valid until the next call. `unread_S`: see `put_unread`.
+
+        None where memory does not suffice for a graph of this size.
+        """
         num_blocks = max((s.end - 1) // self._kv.block_tokens + 1 for s in slices)
         sizes = (bucket(len(slices)), bucket(num_blocks))
         host = torch.from_numpy(pack_padded_decode(slices, *sizes, self._kv.block_tokens)).pin_memory()
         if sizes not in self._captured:
-            # Unread tokens may be any here: the replay writes the same rows once more.
-            inputs = host.to(self._kv.pool.device)
-            inputs[: sizes[0]].clamp_(min=0)
-            self._captured[sizes] = self._capture(inputs, sizes)
+            self._captured[sizes] = self._try_capture(host, sizes)
         captured = self._captured[sizes]
+        if captured is None:
+            return None
         captured.inputs.copy_(host, non_blocking=True)
         if unread_S is not None:
             put_unread(captured.inputs[: sizes[0]], unread_S, all(s.is_unread for s in slices))
         captured.graph.replay()
-        return captured.logits_RV[: len(slices)]
+        return self._logits_RV[: len(slices)]
+
+    def _try_capture(self, host: torch.Tensor, sizes: tuple[int, int]) -> Captured | None:
+        try:
+            # Unread tokens may be any here: the step itself writes the same rows once more.
+            inputs = host.to(self._kv.pool.device)
+            inputs[: sizes[0]].clamp_(min=0)
+            return self._capture(inputs, sizes)
+        except torch.OutOfMemoryError:
+            if None not in self._captured.values():
+                logger.warning(
+                    "no memory for a CUDA graph: such steps run slower; lower --kv-cache-memory",
+                    extra={"rows": sizes[0], "blocks": sizes[1]},
+                )
+            return None
 
     def _capture(self, inputs: torch.Tensor, sizes: tuple[int, int]) -> Captured:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -67,12 +87,13 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         # Other threads may copy KV blocks meanwhile, which a global capture would forbid.
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            logits_RV = self._forward(inputs, sizes)
-        return Captured(graph=graph, inputs=inputs, logits_RV=logits_RV)
+            self._forward(inputs, sizes)
+        return Captured(graph=graph, inputs=inputs)
 
-    def _forward(self, inputs: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
+    def _forward(self, inputs: torch.Tensor, sizes: tuple[int, int]) -> None:
         batch = padded_decode_batch(inputs, *sizes, self._kv)
-        return self._decoder.logits(self._decoder.forward(batch, self._kv, self._arms))
+        hidden_RM = self._decoder.forward(batch, self._kv, self._arms)
+        self._decoder.logits(hidden_RM, out_RV=self._logits_RV[: sizes[0]])
 
 
 def fits_graph(slices: Sequence[SeqSlice], arms: Arms) -> bool:
