@@ -104,5 +104,5 @@ def test_one_pool_keeps_to_the_gpus(
     settings = bounded(max_gpus, is_aggregated=True)
     limits = replace(settings.limits, decode=replace(settings.limits.decode, min=least))
     seen = replace(signals(), decode=PoolSignals(desired=1, ready=1, placeable=placeable))
-    found = solve(demand(20.0), GroupModel(), replace(settings, limits=limits), seen)
+    found = solve(demand(13.0), GroupModel(), replace(settings, limits=limits), seen)
     assert (found.prefill, found.decode, found.binding) == (1, decode, binding)

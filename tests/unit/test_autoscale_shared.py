@@ -14,6 +14,7 @@ from proa_operator.autoscale.cost import decode_seconds, fixed_seconds, prompt_s
 from proa_operator.autoscale.demand import Demand
 from proa_operator.autoscale.models import GroupModel, prior, update
 from proa_operator.autoscale.signals import PoolSignals, Signals
+from proa_operator.autoscale.solve import need_of, predict
 
 from tests.unit.autoscale_cases import LENGTHS, PERIOD, SPEED, config, signals
 
@@ -167,3 +168,25 @@ def test_what_tells_nothing_changes_nothing(changes: dict[str, Any]) -> None:
     one = next(seen(1.0, scaled(1.5, 1.5, 1.5), 100.0))
     assert update(GroupModel(), one, DEMAND, settings()) != GroupModel()
     assert update(GroupModel(), replace(one, **changes), DEMAND, settings()) == GroupModel()
+
+
+def mean_gap(rate: float) -> float:
+    """Seconds between tokens of one group, in virtual time."""
+    done = list(steps(rate, SPEED, 1800.0))
+    return sum(step.seconds * step.num_gaps for step in done) / sum(step.num_gaps for step in done)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.2, 4.0, 9.0])
+def test_the_need_counts_what_prompts_add_to_the_time_between_tokens(rate: float) -> None:
+    """One group serves 2.2 requests a second, but with 69 ms between tokens in the mean; the model is 5 % off."""
+    known, demand = settings(), replace(DEMAND, requests_per_second=rate)
+    need = need_of(demand, GroupModel(), known)
+    assert mean_gap(rate / need.decode) <= 1.05 * known.slo.itl_seconds
+    assert need.unmet is None
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.2])
+def test_the_predicted_time_between_tokens_holds_the_prompts(rate: float) -> None:
+    known = settings(slo=replace(config().slo, percentile=0.5))
+    found = predict(replace(DEMAND, requests_per_second=rate), GroupModel(), known, 0, 1)
+    assert found.itl_seconds == pytest.approx(mean_gap(rate), rel=0.2)

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 from proa_operator.autoscale import prefill as prefilling
 from proa_operator.autoscale.config import Config, Limits, PoolLimits
-from proa_operator.autoscale.decode import Answers, Batch, answers_of, itl_at, largest_batch, least_decode
+from proa_operator.autoscale.decode import Answers, answers_of, itl_at, largest_batch, least_decode
 from proa_operator.autoscale.demand import Demand
 from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.prefill import Prompts, prompts_of, reachable_share, share_within, ttft_at
@@ -137,39 +137,59 @@ def need_of(demand: Demand, model: GroupModel, config: Config) -> Need:
     share = config.slo.percentile * (1.0 if reachable >= config.slo.percentile else reachable) - _SLACK
     unmet = "slo.itlMs" if batch.is_slow else "slo.ttftMs" if reachable < config.slo.percentile else None
     if config.is_aggregated:
-        return Need(prefill=0, decode=_least_shared(prompts, answers, batch, share, config), unmet=unmet)
+        return Need(prefill=0, decode=_least_shared(prompts, answers, share, config), unmet=unmet)
     least = max(least_decode(answers, batch, spread), _least_for_wire(prompts))
     decode = _least(lambda groups: share_within(prompts, _MOST, groups, seconds) >= share, least)
     prefill = _least(lambda groups: share_within(prompts, groups, decode, seconds) >= share, 1)
     return Need(prefill=prefill, decode=decode, unmet=unmet)
 
 
-def _least_shared(prompts: Prompts, answers: Answers, batch: Batch, share: float, config: Config) -> int:
+def _least_shared(prompts: Prompts, answers: Answers, share: float, config: Config) -> int:
     """Groups that read and write: what prefill takes of their time stretches their decode steps in the mean."""
-    spread = NormalDist().inv_cdf(config.slo.percentile)
+    spread, seconds = NormalDist().inv_cdf(config.slo.percentile), config.slo.itl_seconds
+    is_hopeless = largest_batch(answers, seconds).is_slow
 
     def is_enough(groups: int) -> bool:
-        left = 1.0 - prompts.rate * prompts.mean_work / groups
+        left = _left(prompts, groups)
         if left <= 1.0 - prefilling.FULL or share_within(prompts, groups, groups, config.slo.ttft_seconds) < share:
             return False
-        slower = replace(answers, tokens_per_second=answers.tokens_per_second / left)
-        return least_decode(slower, batch, spread) <= groups
+        batch = largest_batch(answers, seconds * left)
+        if batch.is_slow and not is_hopeless:
+            return False
+        return least_decode(_stretched(answers, left), batch, spread) <= groups
 
     return _least(is_enough, 1)
+
+
+def _left(prompts: Prompts, groups: int) -> float:
+    """Share of their time that groups which read and write have for decode steps."""
+    return 1.0 - prompts.rate * prompts.mean_work / groups
+
+
+def _stretched(answers: Answers, left: float) -> Answers:
+    """Tokens per second of the time that is left."""
+    return replace(answers, tokens_per_second=answers.tokens_per_second / left)
 
 
 def predict(demand: Demand, model: GroupModel, config: Config, num_prefill: int, num_decode: int) -> Prediction:
     """Latencies with these groups; those of an idle service for no demand."""
     if num_decode < 1 or (num_prefill < 1 and not config.is_aggregated):
         return Prediction(ttft_seconds=None, itl_seconds=None)
-    answers = answers_of(demand, model, config.decode)
-    itl = itl_at(answers, num_decode, NormalDist().inv_cdf(config.slo.percentile))
-    prompts = prompts_of(
-        demand, model, config.prefill, itl or config.slo.itl_seconds, has_wire=not config.is_aggregated
-    )
+    answers, spread = answers_of(demand, model, config.decode), NormalDist().inv_cdf(config.slo.percentile)
+    prompts = prompts_of(demand, model, config.prefill, config.slo.itl_seconds, has_wire=not config.is_aggregated)
     readers = num_prefill + num_decode if config.is_aggregated else num_prefill
+    itl = (
+        _itl_shared(prompts, answers, readers, spread) if config.is_aggregated else itl_at(answers, num_decode, spread)
+    )
+    prompts = replace(prompts, first_decode=itl or config.slo.itl_seconds)
     ttft = ttft_at(prompts, readers, num_decode, config.slo.percentile)
     return Prediction(ttft_seconds=ttft, itl_seconds=itl)
+
+
+def _itl_shared(prompts: Prompts, answers: Answers, groups: int, spread: float) -> float | None:
+    left = _left(prompts, groups)
+    found = itl_at(_stretched(answers, left), groups, spread) if left > 1.0 - prefilling.FULL else None
+    return None if found is None else found / left
 
 
 def _least(is_enough: Callable[[int], bool], low: int) -> int:
