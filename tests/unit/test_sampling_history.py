@@ -9,6 +9,7 @@ import torch
 from proa_workers.core.params import SamplingParams
 from proa_workers.core.plan import SampleRow
 from proa_workers.sampling import history
+from proa_workers.sampling.adjust import adjust_logits
 from proa_workers.sampling.history import FIRST_SLOTS, TokenHistory
 from proa_workers.sampling.reference import edit
 from proa_workers.sampling.sampler import Sampler
@@ -77,6 +78,19 @@ def test_tokens_count_before_the_host_has_read_them() -> None:
 def test_unread_tokens_that_were_drawn_elsewhere_are_an_error() -> None:
     with pytest.raises(AssertionError, match="drawn elsewhere"):
         edited(TokenHistory(VOCAB, torch.device("cpu")), [make_row(0)], logits_of(1, 0), num_unread=1)
+
+
+def test_rows_that_are_gone_are_forgotten_and_the_table_with_the_last() -> None:
+    """A step without any edit tells it too; the table's size is as before the first penalty."""
+    table = TokenHistory(VOCAB, torch.device("cpu"))
+    penalised = [make_row(0) for _ in range(2 * FIRST_SLOTS + 1)]
+    for _ in range(2):
+        adjust_logits(logits := logits_of(len(penalised), 0), penalised, table, [0] * len(penalised))
+        assert (len(table._held), len(table._table_SV)) == (len(penalised), 4 * FIRST_SLOTS)
+        adjust_logits(logits[:1], penalised[:1], table, [0])
+        assert (len(table._held), len(table._table_SV)) == (1, 4 * FIRST_SLOTS)
+        assert adjust_logits(logits[:1], [make_row(5)], table, [0]).data_ptr() == logits.data_ptr()
+        assert (table._held, table._free, table._table_SV.untyped_storage().nbytes()) == ({}, [], 0)
 
 
 def test_sampler_draws_the_same_tokens_either_way() -> None:

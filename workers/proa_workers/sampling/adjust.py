@@ -24,7 +24,10 @@ class Penalties(Protocol):
     """Repetition, frequency and presence penalties of rows that have any (`penalties.py`, `history.py`)."""
 
     def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
-        """Change the logits in place; `unread[r]` tokens follow row r's `output_ids` that the host has not read."""
+        """Change the logits in place; `unread[r]` tokens follow row r's `output_ids` that the host has not read.
+
+        Whatever was kept of rows that are not among these is forgotten.
+        """
 
     def count(self, rows: Sequence[SampleRow], token_R1: Tensor) -> None:
         """Take note of what was drawn."""
@@ -36,6 +39,7 @@ def adjust_logits(logits_RV: Tensor, rows: Sequence[SampleRow], penalties: Penal
     `unread[r]` tokens follow row r's `output_ids` that nobody has read yet: it may not need them (`needs_tokens`).
     """
     if not any(_wants_edits(row, n) for row, n in zip(rows, unread, strict=True)):
+        penalties.penalise(logits_RV, rows, unread)  # changes nothing, and forgets rows that are gone
         return logits_RV
     edited_RV = logits_RV.to(torch.float32, copy=True)
     _add_bias(edited_RV, rows)

@@ -2,7 +2,8 @@
 
 Sizes: P rows with a penalty, V vocabulary, S slots. `table_SV` int32 counts a token in the output of a slot's sequence;
 IN_PROMPT is added where the prompt has it. A sequence gets a slot when it first draws with a penalty and keeps it while
-it draws. Drawn tokens are counted on the device, so that a step may begin before the host has read them.
+it draws; when nobody draws with a penalty, the table is given back. Drawn tokens are counted on the device, so that a
+step may begin before the host has read them.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class TokenHistory:
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._held: dict[int, Slot] = {}
-        self._free = list(range(FIRST_SLOTS))
-        self._table_SV = torch.zeros(FIRST_SLOTS, vocab_size, dtype=torch.int32, device=device)
+        self._free: list[int] = []
+        self._table_SV = torch.zeros(0, vocab_size, dtype=torch.int32, device=device)
 
     def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
         """Repetition, then frequency and presence penalties, in place; prompts count for repetition alone.
@@ -107,11 +108,14 @@ class TokenHistory:
 
     def _take(self) -> int:
         if not self._free:
-            num_slots = self._table_SV.shape[0]
-            self._table_SV = torch.cat([self._table_SV, torch.zeros_like(self._table_SV)])
-            self._free = list(range(num_slots, 2 * num_slots))
+            num_slots, vocab_size = self._table_SV.shape
+            num_more = max(num_slots, FIRST_SLOTS)
+            self._table_SV = torch.cat([self._table_SV, self._table_SV.new_zeros(num_more, vocab_size)])
+            self._free = list(range(num_slots, num_slots + num_more))
         return self._free.pop()
 
     def _keep(self, keys: set[int]) -> None:
         for key in self._held.keys() - keys:
             self._free.append(self._held.pop(key).index)
+        if not self._held and self._free:
+            self._free, self._table_SV = [], self._table_SV.new_zeros(0, self._table_SV.shape[1])
