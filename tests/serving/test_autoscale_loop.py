@@ -201,9 +201,9 @@ async def next_record(plan: LocalPlan) -> int:
 
 
 def has_grown(record: dict[str, Any]) -> bool:
-    """Both pools are larger than before, and every group that is wanted serves."""
-    pools = (record["signals"]["prefill"], record["signals"]["decode"])
-    return all(pool["ready"] == pool["desired"] >= 2 for pool in pools)
+    """The groups that FAST needs serve; the third one is not sure by the few requests of a window, and has to last."""
+    pools = ((record["signals"]["prefill"], 3), (record["signals"]["decode"], 2))
+    return all(pool["ready"] == pool["desired"] >= least for pool, least in pools)
 
 
 @pytest.mark.slow
@@ -219,7 +219,8 @@ async def test_a_step_of_the_load(tmp_path: Path, source: str, monkeypatch: pyte
         before = await next_record(plan)
         load.rate = FAST
         await until(lambda: sizes(last(plan)) != (1, 1), what="no growth")
-        assert len(lines(plan)) - before <= 2
+        print(f"growth at decision {len(lines(plan)) - before}")
+        assert len(lines(plan)) - before <= 4  # the arrivals of three periods are counted
         await until(lambda: has_grown(last(plan)), what="the new groups do not serve", seconds=180.0)
         await asyncio.wait_for(asyncio.gather(*load.tasks), 120.0)  # those that came while the groups started
         num_early = len(load.tasks)

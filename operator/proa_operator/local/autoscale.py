@@ -178,10 +178,10 @@ def scrape_seconds_of(period_seconds: float) -> float:
 
 
 def windows_of(period_seconds: float) -> Windows:
-    """Short ones: the scrapes are frequent here."""
+    """Those of a cluster at the usual period, shorter at a shorter one: the scrapes are frequent here."""
     scrape = scrape_seconds_of(period_seconds)
     return Windows(
-        quick=max(4.0 * scrape, min(period_seconds, 45.0)),
+        quick=min(3.0 * period_seconds, 45.0),
         slow=max(8.0 * scrape, min(4.0 * period_seconds, 60.0)),
         stale=max(5.0 * scrape, 3.0),
     )
