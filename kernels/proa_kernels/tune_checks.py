@@ -1,6 +1,8 @@
 """Correctness of every candidate before it may be timed: poison, canaries, and a reference in float32.
 
-    python -m proa_kernels.tune_checks PART NUM_PARTS KIND...      prints one JSON object per check: name -> "" or what is wrong
+    python -m proa_kernels.tune_checks PART NUM_PARTS KIND...
+
+prints one JSON object for each check: its name -> "" or what is wrong.
 
 Parts run as processes of their own, because compilation is what takes the time: they leave the compiled kernels in
 Triton's cache for the timings.

@@ -10,6 +10,8 @@ import pytest
 import torch
 from proa_kernels import moe_align as moe_align_module
 from proa_kernels import native
+from proa_kernels.align_native import MAX_NATIVE_BLOCKS
+from proa_kernels.doctor_checks import MANY_TOKENS
 from proa_kernels.moe_align import align_ref, empty_alignment
 from proa_kernels.native import NativeUnavailable, _build, pointer, text_of
 from proa_kernels.testing import Guarded, alignment_faults
@@ -124,6 +126,16 @@ def test_emulator_catches(fault: str, tmp_path: Path, emulate):
         run(functions, ids, 8, 16, max_blocks=blocks, margin=wide) for ids, blocks in ((few, 6), (many, 9), (many, 1))
     ]
     assert faults != [[], [], []]
+
+
+@needs_compiler
+def test_the_doctor_takes_every_way(functions: ctypes.CDLL):
+    """Each way wants a workspace of its own size: none, ranks beside counts for tiles of either size, counts."""
+    for tokens, each in ((300, 0), *zip(MANY_TOKENS, (2, 4, 0), strict=True)):
+        pairs = 3 * tokens
+        tiles = -(-pairs // (each * 1024)) if each else 0
+        wanted = 2 * (tiles * 65 + pairs) if each else 4 * MAX_NATIVE_BLOCKS * 65 if pairs > 16384 else 0
+        assert functions.proa_align_workspace(pairs, 65, MAX_NATIVE_BLOCKS) == wanted
 
 
 def test_triton_aligns_where_no_compiler_is(monkeypatch: pytest.MonkeyPatch):

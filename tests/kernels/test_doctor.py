@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from proa_kernels import cli, doctor, doctor_attention, doctor_checks, tables_file, tune
+from proa_kernels import (
+    cli,
+    doctor,
+    doctor_attention,
+    doctor_checks,
+    doctor_fp8,
+    mla_decode_sm90,
+    moe_gemm_sm90,
+    prefill_sm90,
+    tables_file,
+    tune,
+)
 from proa_kernels.tables import LayerShape
 from proa_kernels.tables_file import TableError
 from proa_kernels.tune_arms import NoRightArm
@@ -34,6 +45,8 @@ PLANTED = [
     (doctor_checks, "launch_align", "align 17"),
     (doctor_checks, "launch_gate", "gate softmax"),
     (doctor_checks, "launch_combine", "combine"),
+    (doctor_fp8, "launch_gemm1", "gemm1 fp8 row tile 16"),
+    (doctor_fp8, "launch_gemm2", "gemm2 fp8 row tile 16"),
     (doctor_checks, "launch_rms_norm", "rms_norm 40"),
     (doctor_checks, "launch_quant", "quantize"),
     (doctor_checks, "launch_silu_mul", "silu_mul"),
@@ -51,6 +64,33 @@ def test_a_kernel_that_writes_nothing_is_wrong(module, launch: str, name: str, m
     monkeypatch.setattr(module, launch, lambda *args, **kwargs: None)
     check = dict(doctor.all_checks(CPU))[name]
     assert doctor.is_wrong(check())
+
+
+def test_a_gpu_is_asked_for_the_kernels_of_sm90(monkeypatch: pytest.MonkeyPatch):
+    """The sizes that GPUs check, on a CPU, with what they launch asked whether it suits."""
+    found: dict[str, bool] = {}
+
+    def mla(latent, rope, cache, table, lengths, scale, out) -> None:
+        found["mla"] = mla_decode_sm90.suits(latent, rope, cache, table.shape[1] * cache.shape[1])
+
+    def prefill(q, cache, table, *rest) -> None:
+        found[f"prefill {q.shape[1] // cache.shape[2]}"] = prefill_sm90.suits(q, cache, table.shape[1] * cache.shape[3])
+
+    def first(*args) -> None:
+        found["gemm1"] = args[10] is None and moe_gemm_sm90.suits(args[0], args[1], args[9], args[6])
+
+    def second(*args) -> None:
+        found["gemm2"] = args[8] is None and moe_gemm_sm90.suits(args[0], args[1], args[7], args[5])
+
+    monkeypatch.setattr(doctor_attention, "launch_mla_decode", mla)
+    monkeypatch.setattr(doctor_attention, "launch_gqa_prefill", prefill)
+    monkeypatch.setattr(doctor_fp8, "launch_gemm1", first)
+    monkeypatch.setattr(doctor_fp8, "launch_gemm2", second)
+    long = dict(doctor_attention.long_checks(CPU, torch.float16))
+    fp8 = {check.func: check.args[1:] for _, check in doctor_fp8.checks(torch.device("cuda"))}
+    verdicts = [check() for check in long.values()] + [check(CPU, *args) for check, args in fp8.items()]
+    assert all(verdicts)  # nobody wrote anything
+    assert found == {"mla": True, "prefill 4": True, "prefill 8": True, "gemm1": True, "gemm2": True}
 
 
 def test_a_router_that_loses_a_part_is_wrong(monkeypatch: pytest.MonkeyPatch):
