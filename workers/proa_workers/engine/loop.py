@@ -174,7 +174,8 @@ class EngineLoop:
         try:
             while not self._is_stopping:
                 self._take_commands()
-                self._turn()
+                if not self._is_stopping:
+                    self._turn()
         except Exception as error:  # a thread's main: whatever broke the engine, waiting requests must hear of it
             logger.exception("engine loop failed")
             self._fail(f"{type(error).__name__}: {error}")
