@@ -18,6 +18,11 @@ def apply_kinds(bed: Cluster) -> None:
     await_kinds(bed)
 
 
+def remove_kinds(bed: Cluster) -> None:
+    """Take them away with all their objects: a Helm release refuses kinds that it did not make."""
+    bed.kubectl("delete", "--ignore-not-found", f"--filename={TEMPLATES}", "--timeout=60s", seconds=70)
+
+
 def await_kinds(bed: Cluster) -> None:
     """Wait for Established. `kubectl wait` fails on a CRD that has no conditions yet, so it is asked again."""
     for kind in KINDS:

@@ -16,7 +16,7 @@ from proa_operator import names
 
 from testbed.cluster import Document
 from testbed.node.node import NodeCluster
-from tests.cluster.kinds import apply_kinds
+from tests.cluster.kinds import apply_kinds, remove_kinds
 from tests.cluster.live_kubelet import gateway_role
 from tests.cluster.operator_checks import await_settled
 from tests.cluster.operator_process import Operator
@@ -71,6 +71,13 @@ def scraping(prometheus_program: str, tmp_path: Path) -> Iterator[Scraping]:
         yield Scraping(found, targets)
 
 
+@pytest.fixture
+def bed(node_cluster: NodeCluster) -> Iterator[NodeCluster]:
+    apply_kinds(node_cluster)
+    yield node_cluster
+    remove_kinds(node_cluster)
+
+
 def _ports(pod: Document) -> list[int]:
     """Of its metrics."""
     named = (port for container in pod["spec"]["containers"] for port in container.get("ports", ()))
@@ -85,9 +92,8 @@ def _target(pod: Document, port: int) -> Document:
     return {"targets": [f"{pod['status']['podIP']}:{port}"], "labels": {**place, **labels}}
 
 
-def test_a_sleeping_service_wakes_by_a_request(node_cluster: NodeCluster, namespace: str, scraping: Scraping) -> None:
-    bed, place = node_cluster, f"--namespace={namespace}"
-    apply_kinds(bed)
+def test_a_sleeping_service_wakes_by_a_request(bed: NodeCluster, namespace: str, scraping: Scraping) -> None:
+    place = f"--namespace={namespace}"
     bed.apply(gateway_role(namespace))
     with Operator(bed, namespace, PROA_PROMETHEUS_URL=scraping.prometheus.url):
         bed.apply([{**PROFILE, "metadata": {"name": "p"}}, SERVICE], place)

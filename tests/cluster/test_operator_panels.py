@@ -59,8 +59,16 @@ def test_every_panel_had_data_during_a_rollout(prometheus: Prometheus, api: Cont
     wanted = {where: _ever(queries.filled(expr)) for where, expr in queries.of((OPERATOR, ROLLOUT)).items()}
     missing = prometheus.wait_for(list(wanted.values()), DATA_SECONDS)
     assert [where for where, expr in wanted.items() if expr in missing] == []
-    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
-    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+    api.until(
+        lambda: "unknown" not in _rules(prometheus).values(), what="each rule to be evaluated", seconds=DATA_SECONDS
+    )
+    assert {name: health for name, health in _rules(prometheus).items() if health != "ok"} == {}
+
+
+def _rules(prometheus: Prometheus) -> dict[str, str]:
+    """The health of each; a group with a long interval is evaluated late."""
+    groups = prometheus.get("rules")["groups"]
+    return {f"{group['name']}: {rule['name']}": rule["health"] for group in groups for rule in group["rules"]}
 
 
 def _ever(expr: str) -> str:
