@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from proa_kernels.doctor_attention import copied_wrong
 from proa_kernels.kv_copy import levels
 from proa_kernels.kv_copy_triton import launch_kv_copy
-from proa_kernels.testing import Guarded
 
 from bench.kernels.decode_problem import BF16
 from bench.kernels.measure import Ceilings, time_launches
@@ -30,19 +30,7 @@ def pools() -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def check() -> str:
-    for name, pool in pools():
-        blocks = torch.randperm(pool.shape[0], device="cuda")[:50]
-        packed = Guarded.empty((50, *pool.shape[1:]), BF16, pool.device)
-        launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=True)
-        if not packed.is_intact() or not torch.equal(packed.tensor, pool[blocks]):
-            return f"gather of {name} differs"
-        expected = pool.clone()
-        packed.tensor.neg_()
-        expected[blocks] = packed.tensor
-        launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=False)
-        if not torch.equal(pool, expected):
-            return f"scatter of {name} differs"
-    return ""
+    return next(filter(None, (copied_wrong(name, pool, num_blocks=50) for name, pool in pools())), "")
 
 
 def kv_copy_rows(ceilings: Ceilings) -> Iterator[Row]:

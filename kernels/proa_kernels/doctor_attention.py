@@ -173,16 +173,19 @@ def _cache_verdict(q: Guarded, q_ref: torch.Tensor, cache: Guarded, wanted: torc
 def check_kv_copy(device: torch.device, dtype: torch.dtype) -> str:
     """Whole blocks, one of several heads, and every second token, there and back."""
     whole = torch.randn(7, 3, 2, 4, PAGE, 24, device=device).to(dtype)
-    for pool in (whole, whole[:, :, :, 1:2], whole[:, :, 0, 0, ::2]):
-        blocks = torch.randperm(7, device=device)[:4]
-        packed = Guarded.empty((4, *pool.shape[1:]), dtype, device)
-        launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=True)
-        if not packed.is_intact() or not torch.equal(packed.tensor, pool[blocks]):
-            return f"gather of {tuple(pool.shape)} differs"
-        expected = pool.clone()
-        packed.tensor.neg_()
-        expected[blocks] = packed.tensor
-        launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=False)
-        if not torch.equal(pool, expected):
-            return f"scatter of {tuple(pool.shape)} differs"
-    return ""
+    pools = (whole, whole[:, :, :, 1:2], whole[:, :, 0, 0, ::2])
+    return next(filter(None, (copied_wrong(str(tuple(pool.shape)), pool, num_blocks=4) for pool in pools)), "")
+
+
+def copied_wrong(name: str, pool: torch.Tensor, num_blocks: int) -> str:
+    """What differs when so many random blocks are gathered and, negated, scattered back; empty for nothing."""
+    blocks = torch.randperm(pool.shape[0], device=pool.device)[:num_blocks]
+    packed = Guarded.empty((num_blocks, *pool.shape[1:]), pool.dtype, pool.device)
+    launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=True)
+    if not packed.is_intact() or not torch.equal(packed.tensor, pool[blocks]):
+        return f"gather of {name} differs"
+    expected = pool.clone()
+    packed.tensor.neg_()
+    expected[blocks] = packed.tensor
+    launch_kv_copy(pool, levels(pool), blocks, packed.tensor, is_gather=False)
+    return "" if torch.equal(pool, expected) else f"scatter of {name} differs"
