@@ -16,6 +16,7 @@ import torch
 import triton
 
 from bench.kernels.__main__ import line, verify
+from bench.kernels.faults import tell_faults
 from bench.kernels.measure import Ceilings, measure_ceilings
 from bench.kernels.rows import Row, align_rows, decode_rows, gate_rows
 from bench.serving.provenance import provenance
@@ -32,8 +33,7 @@ def main() -> None:
         parser.error("no GPU here; the CPU tests are `pytest tests/kernels`")
     torch.backends.cuda.matmul.allow_tf32 = False
     verdicts = verify(NUM_PROCESSES, CHECKED)
-    faults = {name: verdict for name, verdict in verdicts.items() if verdict}
-    print(f"{len(verdicts)} checks, wrong: {faults or 'none'}", flush=True)
+    faults = tell_faults(verdicts)
     ceilings = measure_ceilings()
     rows: list[Row] = []
     for row in _all_rows(ceilings):

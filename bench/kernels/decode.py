@@ -27,6 +27,7 @@ from triton.runtime.errors import OutOfResources
 
 from bench.kernels.decode_checks import EPS, attention_limit, checks, expected, places, run
 from bench.kernels.decode_problem import BF16, MLA16, MLA128, PAGE, QWEN3, AttentionShape, Problem
+from bench.kernels.faults import tell_faults
 from bench.kernels.kv_copy_rows import kv_copy_rows
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
 from bench.kernels.prefill_rows import prefill_rows
@@ -58,8 +59,7 @@ def main() -> None:
         parser.error("no GPU here; the CPU tests are `pytest tests/kernels`")
     torch.backends.cuda.matmul.allow_tf32 = False
     verdicts = {name: check() for name, check in checks()}
-    faults = {name: verdict for name, verdict in verdicts.items() if verdict}
-    print(f"{len(verdicts)} checks, wrong: {faults or 'none'}", flush=True)
+    faults = tell_faults(verdicts)
     ceilings = measure_ceilings()
     print(ceilings, flush=True)
     rows = []

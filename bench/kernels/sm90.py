@@ -28,6 +28,7 @@ from proa_kernels.testing import Guarded, poison_, relative_error, tolerance
 from bench.kernels import decode_checks, prefill_rows
 from bench.kernels.decode_problem import MLA128
 from bench.kernels.decode_problem import Problem as AttentionProblem
+from bench.kernels.faults import tell_faults
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
 from bench.kernels.moe_problem import MoeShape, Problem
 from bench.kernels.rows import DSV3_EP32, Row, layer_floors
@@ -48,8 +49,7 @@ def main() -> None:
         parser.error("no GPU of sm90 here")
     torch.backends.cuda.matmul.allow_tf32 = False
     verdicts = {name: check() for name, check in _checks()}
-    faults = {name: verdict for name, verdict in verdicts.items() if verdict}
-    print(f"{len(verdicts)} checks, wrong: {faults or 'none'}", flush=True)
+    faults = tell_faults(verdicts)
     ceilings = measure_ceilings()
     rows = []
     for row in _rows(ceilings):
