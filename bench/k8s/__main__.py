@@ -48,7 +48,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=300)
     parser.add_argument("--changes-per-second", type=float, default=2.0)
     parser.add_argument("--rest-seconds", type=float, default=60.0)
-    parser.add_argument("--up-minutes", type=float, default=10.0, help="give up when no more come up for so long")
+    parser.add_argument(
+        "--up-minutes",
+        type=float,
+        default=45.0,
+        help="give up when no more come up for so long; the first of 1000 takes half an hour on two cores",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=FOLDER / "scale.json")
     parser.add_argument("--redraw", action="store_true", help="only print and draw what --json holds")
