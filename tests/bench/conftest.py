@@ -26,6 +26,7 @@ class Answer:
     error_event_after: int | None = None
     hang_up_after: int | None = None
     is_silent: bool = False
+    may_write: Callable[[int], bool] = lambda _: True  # asked before each token until it says yes
     has_usage: bool = True
     has_done: bool = True
 
@@ -100,6 +101,8 @@ class Double:
                 return False
             if idx:
                 await asyncio.sleep(answer.gap)
+            while not answer.may_write(idx):
+                await asyncio.sleep(0.001)
             served.written.append(time.perf_counter())
             await _event(writer, _token(served.body))
         if answer.has_usage:
@@ -160,12 +163,12 @@ class _Thread:
 
     def __enter__(self) -> Double:
         self.thread.start()
-        assert self.ready.wait(10), "the double did not start"
+        assert self.ready.wait(60), "the double did not start"
         return self.double
 
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join(10)
+        self.thread.join(60)
 
 
 @pytest.fixture

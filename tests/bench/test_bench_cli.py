@@ -46,7 +46,8 @@ def test_a_sweep_of_two_endpoints_is_one_table_and_one_picture(double, second_do
     picture, out = tmp_path / "frontier.png", tmp_path / "out.json"
     where = ("--url", double.url, "--compare", second_double.url, "--labels", "[good],dead", "--workers", "2,1")
     long_enough = ("--workload", "1k1k", "--scale", 0.05)  # ten words or more: two prompts of one word are often equal
-    done = proa_bench(*where, *long_enough, "--sweep", "1,3", "--plot", picture, "--json", out)
+    files = ("--plot", picture, "--json", out)
+    done = proa_bench(*where, *long_enough, "--sweep", "1,3", "--text-seed", 4, *files)
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(PNG)
     assert "dead: 16 x failed: HTTP 503: down" in done.stdout
