@@ -61,14 +61,14 @@ class Service:
         return {n: child for n, child in self._supervisor.children.items() if child.process.role is not Role.GATEWAY}
 
     def client(self, **options: object) -> openai.OpenAI:
-        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120, **options)
         self._clients.append(client)
         return client
 
     def metrics(self, worker: str) -> dict[tuple[str, ...], float]:
         """Samples of one worker by (name, *label values)."""
         url = self.workers[worker].process.metrics_url
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with urllib.request.urlopen(url, timeout=30) as reply:
             families = list(text_string_to_metric_families(reply.read().decode()))
         return {(s.name, *map(str, s.labels.values())): s.value for family in families for s in family.samples}
 
@@ -83,7 +83,7 @@ class Service:
                     found[f"{worker} {key}"] = value
         return found
 
-    def wait_idle(self, seconds: float = 15.0) -> None:
+    def wait_idle(self, seconds: float = 60.0) -> None:
         """Every request gone and every block free within `seconds`."""
         wait_until(lambda: not self.busy(), seconds, self.busy)
 

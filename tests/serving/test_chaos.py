@@ -10,6 +10,8 @@ import time
 import openai
 import pytest
 
+from tests.serving.conftest import wait_until
+
 ENDS_WITHIN_SECONDS = 10.0
 RETRYABLE = (429, 500, 502, 503, 504)
 
@@ -63,10 +65,13 @@ def test_kill_9_under_load(start_service, victim: str) -> None:
     transfer = {"backend": "tcp", "leaseSeconds": 5, "failurePolicy": "recompute"}
     with start_service(manifest="sim.yaml", prefill=2, decode=2, kvTransfer=transfer) as service:
         with Clients(service, 8) as clients:
-            time.sleep(2.0)
-            killed = time.monotonic()
-            os.kill(service.workers[victim].pid, signal.SIGKILL)
-            time.sleep(ENDS_WITHIN_SECONDS)
+            wait_until(lambda: len(clients.ends) >= 40, 60, lambda: clients.ends)
+            killed, child = time.monotonic(), service.workers[victim]
+            os.kill(child.pid, signal.SIGKILL)
+            wait_until(lambda: min(clients.open.values()) > killed, 60, lambda: clients.open)
+            wait_until(lambda: child.num_restarts == 1 and child.is_serving.is_set(), 60, service.logs)
+            back = len(clients.ends)
+            wait_until(lambda: len(clients.ends) >= back + 100, 60, lambda: clients.ends)
         before = [end for end in clients.ends if end[1] < killed]
         across = [end for end in clients.ends if end[0] <= killed <= end[1]]
         after = [end for end in clients.ends if end[0] > killed]
@@ -77,4 +82,4 @@ def test_kill_9_under_load(start_service, victim: str) -> None:
         assert outcomes <= {"ok", *(f"status {code}" for code in RETRYABLE), "cut: APIError"}, outcomes
         late = [outcome for started, _, outcome in after if started > killed + 3]
         assert late.count("ok") >= 0.9 * len(late), late
-        service.wait_idle(30)
+        service.wait_idle()

@@ -127,11 +127,12 @@ def test_bad_requests_are_4xx_with_a_reason(native, request_: dict[str, object],
 
 def test_no_client_may_register_a_backend(native) -> None:
     body = {"url": "grpc://127.0.0.1:1", "worker_type": "decode", "runtime_type": "vllm"}
-    assert httpx.post(f"{native.url}/workers", json=body).status_code in (401, 403)
+    assert httpx.post(f"{native.url}/workers", json=body, timeout=60).status_code in (401, 403)
 
 
 def test_malformed_json_is_400(native) -> None:
-    reply = httpx.post(f"{native.url}/v1/completions", content=b"{bad", headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    reply = httpx.post(f"{native.url}/v1/completions", content=b"{bad", headers=headers, timeout=60)
     assert reply.status_code == 400
     assert "json" in reply.text.lower()
 
@@ -156,4 +157,4 @@ def test_clients_that_leave_in_prefill_leave_nothing(native) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(leave, range(20)))
-    native.wait_idle(20)
+    native.wait_idle()

@@ -24,7 +24,7 @@ from proa_operator.local.supervise import Supervisor
 from proa_operator.local.view import PlainView
 from rich.console import Console
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 90.0
 FIRST_PORT = 21_000 + os.getpid() % 500 * 20  # test processes that run side by side look for ports in other places
 SERVER = """
 import http.server, os, signal, subprocess, sys, time

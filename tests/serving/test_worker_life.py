@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -47,7 +47,7 @@ def set_role(worker: WorkerProcess, role: int) -> bool:
 
 
 def test_hand_off_that_nobody_fetches_holds_its_blocks_only_for_a_while() -> None:
-    worker = WorkerProcess("--role", "prefill", "--unclaimed-lease-seconds", "1", "--block-size", "16")
+    worker = WorkerProcess("--role", "prefill", "--unclaimed-lease-seconds", "5", "--block-size", "16")
     (reply,) = worker.generate("a", *range(5, 45), max_tokens=1, stream=False)
     params = json.loads(reply.complete.kv_transfer_params_json)
     assert (params["do_remote_prefill"], params["num_tokens"]) == (True, 39)
@@ -73,23 +73,20 @@ def test_prefill_worker_that_is_sent_a_hand_off_decodes_from_it() -> None:
 
 
 def test_while_the_model_loads_a_drain_is_refused_and_sigterm_ends_at_once(tmp_path) -> None:
-    profile = tmp_path / "slow.yaml"
-    profile.write_text("provenance: 'simulated: slow start'\nstartup_seconds: 60\n")
+    os.mkfifo(profile := tmp_path / "never.yaml")  # the load waits for what nobody writes
     worker = WorkerProcess("--sim-profile", str(profile), is_awaited=False)
     with pytest.raises(grpc.RpcError) as caught:
         list(worker.admin.Drain(admin_pb.DrainRequest(), timeout=TIMEOUT))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert worker.load().phase == admin_pb.LOAD
-    start = time.monotonic()
-    assert worker.stop() == 0  # at once: it would load for a minute
-    assert time.monotonic() - start < TIMEOUT / 2
+    assert worker.stop() == 0
 
 
 def test_data_port_that_is_taken_during_the_load_exits_2_with_one_line(tmp_path) -> None:
-    profile = tmp_path / "slow.yaml"
-    profile.write_text("provenance: 'simulated: slow start'\nstartup_seconds: 2\n")
+    os.mkfifo(profile := tmp_path / "late.yaml")  # the load waits until it is written
     worker = WorkerProcess("--sim-profile", str(profile), is_awaited=False)
     with socket.create_server(("127.0.0.1", worker.ports["kv-data-port"])):
+        profile.write_text("provenance: 'simulated: late'\n")
         assert worker.process.wait(TIMEOUT) == 2
     errors = worker.process.stderr.read().splitlines()
     assert [line for line in errors if line.startswith("proa-worker: --kv-data-port 127.0.0.1:")]
@@ -119,8 +116,11 @@ def test_sigterm_lets_running_streams_finish_and_refuses_new_ones() -> None:
     worker = WorkerProcess()
     call = worker.generate("long", 5, 6, 7, max_tokens=200)
     next(call)
+    watch = worker.health.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)  # keeps what a poll could miss
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     worker.process.send_signal(signal.SIGTERM)
-    worker.wait_for(lambda: worker.status() == health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
     with pytest.raises(grpc.RpcError) as caught:
         list(worker.generate("late", 5))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -130,12 +130,12 @@ def test_sigterm_lets_running_streams_finish_and_refuses_new_ones() -> None:
 
 def test_drain_rpc_reports_until_done() -> None:
     worker = WorkerProcess()
-    call = worker.generate("long", 5, 6, 7, max_tokens=300)
+    call = worker.generate("long", 5, 6, 7, max_tokens=800)
     next(call)
-    progress = list(worker.admin.Drain(admin_pb.DrainRequest(timeout_ms=15000), timeout=TIMEOUT))
+    progress = list(worker.admin.Drain(admin_pb.DrainRequest(timeout_ms=60000), timeout=TIMEOUT))
     assert progress[0].running == 1
     assert (progress[-1].is_done, progress[-1].running, progress[-1].leases) == (True, 0, 0)
-    assert list(call)[-1].complete.completion_tokens == 300
+    assert list(call)[-1].complete.completion_tokens == 800
     assert worker.status() == health_pb2.HealthCheckResponse.NOT_SERVING
     assert set_role(worker, admin_pb.DECODE)  # ends the drain
     assert worker.status() == health_pb2.HealthCheckResponse.SERVING

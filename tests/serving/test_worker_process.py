@@ -89,7 +89,7 @@ def test_full_queue_is_resource_exhausted_and_abort_ends_all(worker) -> None:
     for _ in range(2):  # idempotent
         worker.engine.Abort(pb.AbortRequest(request_ids=[*ids, "unknown"]), timeout=TIMEOUT)
     assert {list(call)[-1].complete.finish_reason for call in calls} == {"abort"}
-    assert worker.load().blocks_owned == 0
+    worker.wait_for(lambda: worker.load().blocks_owned == 0)
 
 
 def test_cancelled_call_frees_its_blocks(worker) -> None:

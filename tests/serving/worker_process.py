@@ -20,7 +20,7 @@ from smg_grpc_proto import vllm_engine_pb2 as pb
 from smg_grpc_proto import vllm_engine_pb2_grpc
 
 MODEL = Path(__file__).resolve().parents[2] / "examples/models/tiny-moe"
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 FLAGS = ("port", "kv-port", "kv-data-port", "admin-port", "metrics-port")
 
 

@@ -111,11 +111,12 @@ class Pair:
     clock: Clock
     faults: list[Callable[[Chunk], None]]
     content: dict[int, bytes] = field(default_factory=dict)
+    chance: random.Random = field(default_factory=lambda: random.Random(7))
 
     def offer(self, blocks: Sequence[int], num_tokens: int | None = None) -> HandOff:
         """Fill blocks with fresh random bytes, pin and offer them."""
         for block in blocks:
-            self.content[block] = random.randbytes(LAYOUT.block_bytes)
+            self.content[block] = self.chance.randbytes(LAYOUT.block_bytes)
             self.source.write_run(BlockRun(block, 1), memoryview(self.content[block]))
         self.pins.pin(blocks)
         params = self.holder.offer(blocks, num_tokens or len(blocks) * LAYOUT.block_tokens)

@@ -108,7 +108,7 @@ async def test_probe(make_pair: MakePair, transport: str) -> None:
     pair = await make_pair(transport)
     name, num_bytes, seconds = await pair.reader.probe(pair.holder.control_address)
     assert (name, num_bytes) == (transport, pair.source.layout.block_bytes)
-    assert 0 < seconds < 5
+    assert seconds > 0
 
 
 async def test_nobody_listens(make_pair: MakePair) -> None:
@@ -125,7 +125,7 @@ async def test_release_frees_at_once(make_pair: MakePair) -> None:
     params = pair.offer([1, 2])
     await pair.reader.release(params)
     await pair.reader.release(params)
-    assert await pair.holder.drained(5)
+    assert await pair.holder.drained(60)
     assert pair.holder.count_outcomes()[Outcome.RELEASED] == 1
     with pytest.raises(UnknownTransfer, match="released"):
         await pair.reader.fetch(params, [1, 2], 0)
@@ -174,7 +174,7 @@ async def test_wrong_number_of_blocks_is_the_callers_mistake(make_pair: MakePair
 async def test_unclaimed_lease_expires_early(make_pair: MakePair) -> None:
     pair = await make_pair(lease_seconds=60.0)
     pair.offer([1, 2])
-    assert await asyncio.wait_for(until_checked(pair), 5)
+    assert await asyncio.wait_for(until_checked(pair), 60)
     pair.expire(9.9)
     assert pair.pins.blocks == {1, 2}
     pair.expire(0.1)
@@ -204,7 +204,7 @@ async def test_many_fetches_at_once(make_pair: MakePair) -> None:
     fetches = [(pair.offer([2 * i, 2 * i + 1]), [2 * i, 2 * i + 1]) for i in range(32)]
     await asyncio.gather(*(pair.reader.fetch(params, blocks, 0) for params, blocks in fetches))
     assert pair.is_copied(range(64), range(64))
-    assert await pair.holder.drained(5)
+    assert await pair.holder.drained(60)
     assert not any(lease.block_ids for lease in pair.holder._table._ended.values())  # thousands are remembered
 
 
@@ -234,7 +234,7 @@ async def test_completions_stream(make_pair: MakePair) -> None:
     pair = await make_pair()
     async with grpc.aio.insecure_channel(pair.holder.control_address) as channel:
         stub: Any = pb_grpc.KvControlStub(channel)
-        stream = stub.Completions(pb.CompletionsRequest(), timeout=10)
+        stream = stub.Completions(pb.CompletionsRequest(), timeout=60)
         await stream.initial_metadata()
         params = [pair.offer([1]), pair.offer([2])]
         await pair.reader.fetch(params[0], [1], 0)
