@@ -26,8 +26,8 @@ def remove_kinds(bed: Cluster) -> None:
 def await_kinds(bed: Cluster) -> None:
     """Wait for Established. `kubectl wait` fails on a CRD that has no conditions yet, so it is asked again."""
     for kind in KINDS:
-        wait = ("wait", "--for=condition=Established", f"crd/{kind.plural}.proa.dev", "--timeout=10s")
-        bed.until(lambda wait=wait: bed.kubectl(*wait), what=f"the kind {kind.name}", seconds=30)
+        wait = ("wait", "--for=condition=Established", f"crd/{kind.plural}.proa.dev", "--timeout=30s")
+        bed.until(lambda wait=wait: bed.kubectl(*wait), what=f"the kind {kind.name}", seconds=90)
 
 
 def foreign_kind(kind: str, group: str) -> Document:

@@ -10,7 +10,7 @@ from testbed.cluster import Cluster, Document
 from testbed.errors import BedError
 from tests.cluster.operator_process import condition
 
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 120.0
 PASSING = ("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io")
 """Kinds that other controllers write and delete in their own time."""
 CHILDREN = (
@@ -24,17 +24,20 @@ def service(bed: Cluster, namespace: str, name: str = "tiny") -> Document:
     return bed.get("disaggregatedservices", name, namespace)
 
 
+def settled(bed: Cluster, namespace: str, name: str = "tiny") -> Document | None:
+    """The service, if it is Available, rolled out, and at the present generation."""
+    found = service(bed, namespace, name)
+    has_followed = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+    is_settled = condition(found, "Available") == "True" and condition(found, "Progressing") == "False"
+    return found if has_followed and is_settled else None
+
+
 def await_settled(bed: Cluster, namespace: str, name: str = "tiny", *, seconds: float = SETTLE_SECONDS) -> Document:
-    """Available, rolled out, and at the present generation."""
-
-    def settled() -> Document | None:
-        found = service(bed, namespace, name)
-        has_followed = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-        is_settled = condition(found, "Available") == "True" and condition(found, "Progressing") == "False"
-        return found if has_followed and is_settled else None
-
+    """The service once it is settled; BedError with what there is in the namespace when it does not settle."""
     try:
-        found: Document = bed.until(settled, what=f"{name} to be Available and settled", seconds=seconds)
+        found: Document = bed.until(
+            lambda: settled(bed, namespace, name), what=f"{name} to be Available and settled", seconds=seconds
+        )
     except BedError as error:
         kinds = "disaggregatedservices,pods,statefulsets,events"
         raise BedError(f"{error}\n{bed.kubectl('get', kinds, f'--namespace={namespace}')}") from None

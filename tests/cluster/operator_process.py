@@ -23,7 +23,7 @@ from testbed.cluster import Cluster, Document
 from testbed.ports import free_ports
 
 ADMIN_PORT = 50054
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 _HOSTS = itertools.count(1, 2)
 
 
@@ -97,7 +97,7 @@ class Operator:
     def samples(self) -> dict[str, float]:
         """Its metrics by name with labels; empty while it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=15) as answer:
                 lines = answer.read().decode().splitlines()
         except (urllib.error.URLError, OSError):
             return {}

@@ -40,7 +40,7 @@ def condition(api: ControlPlane, namespace: str, name: str, kind: str) -> str:
 
 def reaches(api: ControlPlane, namespace: str, name: str, kind: str, value: str) -> None:
     what = f"{name}: {kind}={value}"
-    api.until(lambda: condition(api, namespace, name, kind) == value, what=what, seconds=30)
+    api.until(lambda: condition(api, namespace, name, kind) == value, what=what, seconds=90)
 
 
 def test_the_api_server_is_the_pinned_one(api: ControlPlane) -> None:
@@ -49,13 +49,13 @@ def test_the_api_server_is_the_pinned_one(api: ControlPlane) -> None:
 
 def test_a_pod_becomes_ready_on_the_address_it_asks_for(api: ControlPlane, namespace: str) -> None:
     api.apply(pod("p", namespace, pod_ip="127.0.0.7"))
-    api.kubectl("wait", "pod/p", f"--namespace={namespace}", "--for=condition=Ready", "--timeout=30s")
+    api.kubectl("wait", "pod/p", f"--namespace={namespace}", "--for=condition=Ready", "--timeout=50s")
     assert api.get("pod", "p", namespace)["status"]["podIP"] == "127.0.0.7"
 
 
 def test_readiness_waits_for_its_time_and_for_the_gates(api: ControlPlane, namespace: str) -> None:
     api.apply([pod("slow", namespace, ready_seconds="600"), pod("gated", namespace, gates=(GATE,))])
-    running = (f"--namespace={namespace}", "--for=jsonpath={.status.phase}=Running", "--timeout=30s")
+    running = (f"--namespace={namespace}", "--for=jsonpath={.status.phase}=Running", "--timeout=50s")
     api.kubectl("wait", "pod/slow", *running)
     reaches(api, namespace, "gated", "ContainersReady", "True")
     assert condition(api, namespace, "gated", "Ready") == "False"
@@ -74,17 +74,17 @@ def test_a_crashing_pod_restarts_as_often_as_it_is_told(api: ControlPlane, names
         status = api.get("pod", "c", namespace)["status"]["containerStatuses"][0]
         return bool(status["restartCount"] == 2 and status["ready"])
 
-    api.until(restarted_twice, what="two restarts and readiness", seconds=30)
+    api.until(restarted_twice, what="two restarts and readiness", seconds=90)
     ended = api.get("pod", "c", namespace)["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert ended["exitCode"] == 137
 
 
 def test_a_deleted_pod_stays_for_its_stop_time(api: ControlPlane, namespace: str) -> None:
     api.apply([pod("quick", namespace), pod("slow", namespace, stop_seconds="600")])
-    ready = ("--for=condition=Ready", "--timeout=30s", f"--namespace={namespace}")
+    ready = ("--for=condition=Ready", "--timeout=50s", f"--namespace={namespace}")
     api.kubectl("wait", "pod/quick", "pod/slow", *ready)
     api.kubectl("delete", "pod", "slow", f"--namespace={namespace}", "--wait=false")
-    api.kubectl("delete", "pod", "quick", f"--namespace={namespace}", "--timeout=20s", seconds=30)
+    api.kubectl("delete", "pod", "quick", f"--namespace={namespace}", "--timeout=50s", seconds=60)
     still = api.get("pod", "slow", namespace)
     assert "deletionTimestamp" in still["metadata"]
     assert condition(api, namespace, "slow", "Ready") == "True"
@@ -98,7 +98,7 @@ def test_a_pod_without_its_image_says_so(api: ControlPlane, namespace: str) -> N
         statuses = api.get("pod", "p", namespace)["status"]["containerStatuses"]
         return str(statuses[0]["state"]["waiting"]["reason"])
 
-    api.until(lambda: reason() == "ImagePullBackOff", what="the reason", seconds=20)
+    api.until(lambda: reason() == "ImagePullBackOff", what="the reason", seconds=90)
 
 
 @pytest.mark.parametrize(("exit_code", "wanted"), [("0", "Complete"), ("1", "Failed")])
@@ -109,16 +109,16 @@ def test_a_job_ends_as_its_annotation_says(api: ControlPlane, namespace: str, ex
     metadata = {"name": "j", "namespace": namespace}
     spec = {"template": body, "backoffLimit": 0}
     api.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
-    api.kubectl("wait", "job/j", f"--namespace={namespace}", f"--for=condition={wanted}", "--timeout=40s")
+    api.kubectl("wait", "job/j", f"--namespace={namespace}", f"--for=condition={wanted}", "--timeout=50s")
 
 
 def test_gpus_decide_where_a_pod_goes_and_that_it_waits(api: ControlPlane, namespace: str) -> None:
     api.apply([pod("a", namespace, gpus=6), pod("b", namespace, gpus=2)])
-    ready = ("--for=condition=Ready", "--timeout=30s", f"--namespace={namespace}")
+    ready = ("--for=condition=Ready", "--timeout=50s", f"--namespace={namespace}")
     api.kubectl("wait", "pod/a", "pod/b", *ready)
     assert {api.get("pod", name, namespace)["spec"]["nodeName"] for name in "ab"} == {"bed-gpu"}
     api.apply(pod("c", namespace, gpus=1))
-    unschedulable = ("--for=condition=PodScheduled=False", "--timeout=30s", f"--namespace={namespace}")
+    unschedulable = ("--for=condition=PodScheduled=False", "--timeout=50s", f"--namespace={namespace}")
     api.kubectl("wait", "pod/c", *unschedulable)
     api.kubectl("delete", "pod", "b", f"--namespace={namespace}", seconds=60)
     api.kubectl("wait", "pod/c", *ready)
@@ -137,7 +137,7 @@ def test_a_claim_is_bound_at_once(api: ControlPlane, namespace: str) -> None:
     metadata = {"name": "v", "namespace": namespace}
     api.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
     claim = ("persistentvolumeclaim/v", f"--namespace={namespace}", "--for=jsonpath={.status.phase}=Bound")
-    api.kubectl("wait", *claim, "--timeout=30s")
+    api.kubectl("wait", *claim, "--timeout=50s")
 
 
 def test_the_audit_log_tells_who_was_refused(api: ControlPlane, namespace: str) -> None:

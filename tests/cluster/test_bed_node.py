@@ -64,7 +64,7 @@ def restricted(node_cluster: NodeCluster, namespace: str) -> Iterator[str]:
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return str(answer.read().decode())
 
 
@@ -83,7 +83,7 @@ def test_a_worker_becomes_ready_and_answers_this_machine(
     node_cluster.kubectl("wait", *ready, seconds=100)
     address = node_cluster.get("pod", "w", restricted)["status"]["podIP"]
     with grpc.insecure_channel(f"{address}:50051") as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -94,8 +94,8 @@ def test_a_service_reaches_its_pod_from_this_machine_and_from_a_pod(node_cluster
     node_cluster.kubectl("wait", "pod/w", where, "--for=condition=Ready", "--timeout=90s", seconds=100)
     address = node_cluster.get("service", "w", restricted)["spec"]["clusterIP"]
     url = f"http://{address}:9100/metrics"
-    node_cluster.until(lambda: "vllm:" in fetch(url), what="the Service to answer", seconds=30)
-    code = f"import urllib.request; print(urllib.request.urlopen('{url}', timeout=10).status)"
+    node_cluster.until(lambda: "vllm:" in fetch(url), what="the Service to answer", seconds=90)
+    code = f"import urllib.request; print(urllib.request.urlopen('{url}', timeout=30).status)"
     assert node_cluster.kubectl("exec", "w", where, "--", "python", "-c", code).strip() == "200"
 
 

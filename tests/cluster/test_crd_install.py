@@ -38,7 +38,7 @@ def prometheus_kinds(api: ControlPlane) -> Iterator[None]:
     """A cluster that knows the kinds of the Prometheus operator."""
     for kind in PROMETHEUS_KINDS:
         api.apply(foreign_kind(kind, "monitoring.coreos.com"))
-        api.until(partial(is_listed, api, kind, "monitoring.coreos.com"), what=f"the kind {kind}", seconds=30)
+        api.until(partial(is_listed, api, kind, "monitoring.coreos.com"), what=f"the kind {kind}", seconds=90)
     yield
     api.kubectl("delete", "crd", *(f"{kind.lower()}s.monitoring.coreos.com" for kind in PROMETHEUS_KINDS))
 
@@ -167,7 +167,7 @@ def test_users_get_rights_with_the_usual_roles(
     resource, _, part = what.partition("/")
     asked = ("auth", "can-i", verb, resource, f"--subresource={part}", f"--as={role}", f"--namespace={seeing}")
     if may:
-        api.until(lambda: api.kubectl(*asked), what=f"{role} may {verb} {what}", seconds=30)
+        api.until(lambda: api.kubectl(*asked), what=f"{role} may {verb} {what}", seconds=90)
     else:
         assert api.tried("kubectl", *asked).returncode != 0
 

@@ -42,7 +42,7 @@ def test_the_operator_runs_and_is_replaced(node_cluster: NodeCluster, installed:
     assert "the kinds are installed and an operator leads" in said
     first = _leader(node_cluster, installed)
     node_cluster.kubectl("delete", "pod", first, f"--namespace={installed}", "--wait=false")
-    node_cluster.until(lambda: _leader(node_cluster, installed) not in ("", first), what="another leader", seconds=15)
+    node_cluster.until(lambda: _leader(node_cluster, installed) not in ("", first), what="another leader", seconds=60)
     node_cluster.kubectl(
         "rollout", "status", "deployment/proa", f"--namespace={installed}", "--timeout=120s", seconds=130
     )
@@ -51,5 +51,5 @@ def test_the_operator_runs_and_is_replaced(node_cluster: NodeCluster, installed:
     node_cluster.until(
         lambda: node_cluster.kubectl(*everything).split() == ["serviceaccount/default"],
         what="an empty namespace",
-        seconds=40,
+        seconds=90,
     )

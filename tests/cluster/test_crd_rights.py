@@ -176,7 +176,7 @@ def cluster(api: ControlPlane) -> Iterator[ControlPlane]:
     for kind, group in FOREIGN.items():
         api.apply(foreign_kind(kind, group))
         # Established comes before the discovery document, and that is what the operator reads, once, at its start.
-        api.until(partial(is_listed, api, kind, group), what=f"the kind {kind}", seconds=30)
+        api.until(partial(is_listed, api, kind, group), what=f"the kind {kind}", seconds=90)
     api.nodes.add("rights-1", "rights-2", "rights-3")
     yield api
     api.kubectl("delete", "crd", *(f"{kind.lower()}s.{group}" for kind, group in FOREIGN.items()))

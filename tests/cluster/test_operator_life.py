@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -41,7 +41,10 @@ def test_pods_are_ungated_probed_and_routed(api: ControlPlane, namespace: str) -
 
 @pytest.mark.usefixtures("operator")
 def test_at_rest_nothing_is_written_but_the_lease(api: ControlPlane, namespace: str) -> None:
-    time.sleep(3.0)  # the last events of the start
+    def has_come_to_rest() -> bool:
+        return not writes(api, namespace, since=(datetime.now(UTC) - timedelta(seconds=3.0)).isoformat())
+
+    api.until(has_come_to_rest, what="the last events of the start", seconds=SETTLE_SECONDS)
     since = datetime.now(UTC).isoformat()
     time.sleep(REST_SECONDS)  # the subject of the test: what happens when nothing does
     assert writes(api, namespace, since=since) == []
@@ -111,7 +114,7 @@ def test_pools_follow_an_autoscaler_and_the_unchanged_manifest_does_not_undo_it(
 
     for minimum in (2, 3):
         api.apply(autoscaler("tiny-decode", minimum), f"--namespace={namespace}")
-        api.until(partial(has, minimum), what=f"{minimum} decode groups", seconds=2 * SETTLE_SECONDS)
+        api.until(partial(has, minimum), what=f"{minimum} decode groups", seconds=SETTLE_SECONDS)
     api.apply(sim_service(doubles), f"--namespace={namespace}")
     await_settled(api, namespace)
     assert api.get("workerpools", "tiny-decode", namespace)["spec"]["replicas"] == 3
@@ -139,9 +142,9 @@ def test_deleting_services_leaves_nothing_behind(api: ControlPlane, namespace: s
         await_settled(api, namespace, "hub")
         made = objects(api, namespace) - before
         assert {name.partition("/")[2].partition("/")[0] for name in made} >= {"job.batch", "persistentvolumeclaim"}
-        api.kubectl("delete", "disaggregatedservice", "--all", f"--namespace={namespace}", "--timeout=30s")
+        api.kubectl("delete", "disaggregatedservice", "--all", f"--namespace={namespace}", "--timeout=50s")
 
         def left() -> frozenset[str]:
             return objects(api, namespace) - before - {f"{namespace}/lease.coordination.k8s.io/proa"}
 
-        api.until(lambda: not left(), what=f"the end of {sorted(left())}", seconds=2 * SETTLE_SECONDS)
+        api.until(lambda: not left(), what=f"the end of {sorted(left())}", seconds=SETTLE_SECONDS)

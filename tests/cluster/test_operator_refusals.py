@@ -30,7 +30,7 @@ def test_a_namespace_that_forbids_the_security_profile(api: ControlPlane, namesp
         api.until(is_said, what="Degraded=PodSecurity", seconds=SETTLE_SECONDS)
         assert "use spec.security.profile Restricted" in degraded(api, namespace)["message"]
         api.apply(sim_service(doubles), f"--namespace={namespace}")
-        await_settled(api, namespace, seconds=2 * SETTLE_SECONDS)
+        await_settled(api, namespace)
         assert degraded(api, namespace)["status"] == "False"
 
 
@@ -42,4 +42,4 @@ def test_a_quota_that_is_too_small_and_then_is_not(api: ControlPlane, namespace:
         api.until(is_said, what="Degraded=QuotaExceeded", seconds=SETTLE_SECONDS)
         patch = json.dumps({"spec": {"hard": {"pods": "9"}}})
         api.kubectl("patch", "resourcequota", "few", f"--namespace={namespace}", "--type=merge", f"--patch={patch}")
-        await_settled(api, namespace, seconds=2 * SETTLE_SECONDS)
+        await_settled(api, namespace)

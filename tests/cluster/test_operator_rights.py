@@ -46,7 +46,7 @@ def _live_a_life(api: ControlPlane, namespace: str, doubles: Doubles, view: str)
     before = service(api, namespace)["status"]["revision"]
     api.apply(changed, place)
     api.until(lambda: service(api, namespace)["status"]["revision"] != before, what="another revision")
-    await_settled(api, namespace, seconds=2 * SETTLE_SECONDS)
+    await_settled(api, namespace)
     assert not [name for _, name in children(api, namespace) if f"-{before}-" in name]
 
 

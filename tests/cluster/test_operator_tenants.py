@@ -8,7 +8,7 @@ import pytest
 
 from testbed.audit import AuditEvent
 from testbed.control_plane import ControlPlane
-from tests.cluster.operator_checks import SETTLE_SECONDS, await_settled, children
+from tests.cluster.operator_checks import await_settled, children
 from tests.cluster.operator_process import Doubles, Operator, sim_service
 
 CHART = "charts/proa"
@@ -57,8 +57,8 @@ def test_two_installs_never_touch_each_other(api: ControlPlane, doubles: Doubles
             await_settled(api, tenant)
         before = _versions(api, other)
         api.apply(sim_service(doubles, kvTransfer={"leaseSeconds": 6}), f"--namespace={mine}")
-        await_settled(api, mine, seconds=2 * SETTLE_SECONDS)
-        api.kubectl("delete", "disaggregatedservice", "tiny", f"--namespace={mine}", "--timeout=30s")
+        await_settled(api, mine)
+        api.kubectl("delete", "disaggregatedservice", "tiny", f"--namespace={mine}", "--timeout=50s")
         api.until(lambda: not children(api, mine), what=f"all children in {mine} to be gone")
         first.stop()  # its pods would end with the release, and an operator without its role is refused its Lease
         api.helm("uninstall", "proa", f"--namespace={mine}")

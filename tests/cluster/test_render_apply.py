@@ -25,7 +25,7 @@ def crds(api: ControlPlane) -> None:
     api.kubectl(
         "apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'charts' / 'proa-crds' / 'templates'}"
     )
-    api.kubectl("wait", "--for=condition=Established", "crd/workerpools.proa.dev", "--timeout=30s")
+    api.kubectl("wait", "--for=condition=Established", "crd/workerpools.proa.dev", "--timeout=50s")
 
 
 def _objects(path: Path, namespace: str) -> list[dict[str, Any]]:

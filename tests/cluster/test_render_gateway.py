@@ -67,7 +67,7 @@ def _running(argv: list[str], log: Path, **environment: str) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def _status(url: str, body: dict[str, Any]) -> int:
     """HTTP status of a POST; 0 while nobody listens."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -160,11 +160,11 @@ def test_an_answer_through_the_gateway_until_a_worker_is_not_routable(
         _group(api, service, Role.DECODE, tmp_path / "decode.log") as decode,
         _gateway(api, service, tmp_path / "gateway.log") as url,
     ):
-        until(lambda: _answer(url) == 200, seconds=60, what="an answer", every=0.5)
+        until(lambda: _answer(url) == 200, seconds=120, what="an answer", every=0.5)
         assert _status(f"{url}/workers", {"url": "grpc://127.0.0.1:9"}) == 401, "a client cannot add a backend"
         _route(api, namespace, decode, is_routable=False)
         if topology == "Disaggregated":
-            until(lambda: _answer(url) in (404, 503), seconds=30, what="no answer without decode", every=0.5)
+            until(lambda: _answer(url) in (404, 503), seconds=90, what="no answer without decode", every=0.5)
         else:
             _route(api, namespace, prefill, is_routable=False)
-            until(lambda: _answer(url) in (404, 503), seconds=30, what="no answer without workers", every=0.5)
+            until(lambda: _answer(url) in (404, 503), seconds=90, what="no answer without workers", every=0.5)

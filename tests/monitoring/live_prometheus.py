@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from proa_operator.local.ports import FreePorts
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,24 @@ class Prometheus:
 
     def ask(self, expr: str) -> list[dict[str, Any]]:
         """Series of an instant query; AssertionError with Prometheus' words when it refuses."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=10).json()
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).json()
         assert answer["status"] == "success", f"{expr}: {answer.get('error')}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
     def get(self, path: str) -> Any:
         """`data` of an API path such as `rules`."""
-        return httpx.get(f"{self.url}/api/v1/{path}", timeout=10).json()["data"]
+        return httpx.get(f"{self.url}/api/v1/{path}", timeout=30).json()["data"]
+
+    def rules(self, seconds: float) -> dict[str, str]:
+        """The health of each rule once all were evaluated; a group with a long interval is evaluated late."""
+        deadline = time.monotonic() + seconds
+        while True:
+            groups = self.get("rules")["groups"]
+            found = {f"{group['name']}: {rule['name']}": rule["health"] for group in groups for rule in group["rules"]}
+            if "unknown" not in found.values() or time.monotonic() > deadline:
+                return found
+            time.sleep(1)
 
     def wait_for(self, exprs: list[str], seconds: float) -> list[str]:
         """Returns the queries that still have no data when the time is over."""
@@ -57,14 +67,14 @@ def running(program: str, config: Path, data: Path) -> Iterator[Prometheus]:
             yield found
         finally:
             process.terminate()
-            process.wait(15)
+            process.wait(60)
 
 
 def _wait_ready(found: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{found.url}/-/ready", timeout=1).status_code == 200:
+            if httpx.get(f"{found.url}/-/ready", timeout=5).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
