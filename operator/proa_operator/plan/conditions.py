@@ -81,7 +81,16 @@ def _model_ready(situation: Situation) -> Condition:
         return _condition("ModelReady", True, "Present", "the model is where the pods read it")
     if job is not None and job.failed:
         return _condition("ModelReady", False, "DownloadFailed", job.failed)
+    if job is None and (why := _blocked(situation)):
+        return _condition("ModelReady", False, "SpecRefused", why)
     return _condition("ModelReady", False, "Downloading", f"downloading {situation.spec.model.uri}: {_done(job)}")
+
+
+def _blocked(situation: Situation) -> str:
+    """Why nothing is started at all; empty when something is, or may be."""
+    if situation.target != situation.asked or not situation.refusals:
+        return ""
+    return f"nothing is started: {'; '.join(situation.refusals)}"
 
 
 def _done(job: JobState | None) -> str:
@@ -209,6 +218,8 @@ def _unschedulable(pod: PodState, fix: str) -> str:
 
 def _first_obstacle(situation: Situation) -> str:
     """What the service waits for next; empty for nothing."""
+    if why := _blocked(situation):
+        return why
     if not gang.is_model_ready(situation):
         return "the model is being downloaded"
     for standing in situation.of(situation.target):
