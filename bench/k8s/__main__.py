@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent
 
 
 def main() -> int:
+    """Measure, or with --redraw only tell again. Exit status 2 when the sizes contradict each other."""
     args = _arguments()
     if args.redraw:
         record = json.loads(args.json.read_text())

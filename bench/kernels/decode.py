@@ -9,14 +9,11 @@ and FLOP over the measured peak). Caches rotate past L2. `--sweep` also times ca
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-import triton
 from proa_kernels.arch import arch_of
 from proa_kernels.decode_splits import GQA_TILE, DecodeTile
 from proa_kernels.mla_decode_triton import mla_tile
@@ -32,8 +29,9 @@ from bench.kernels.kv_copy_rows import kv_copy_rows
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
 from bench.kernels.prefill_rows import prefill_rows
 from bench.kernels.quant_rows import quant_rows
+from bench.kernels.record import record
 from bench.kernels.rows import Row
-from bench.serving.provenance import ROOT, provenance
+from bench.serving.provenance import ROOT
 
 ROTATED_BYTES = 200 << 20  # several times the L2 of 50 MB
 CASES: tuple[tuple[AttentionShape, int, int], ...] = tuple(
@@ -51,6 +49,7 @@ TILES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
 
 
 def main() -> None:
+    """Check first, then time. Exit status 1 when a check failed, 2 for bad arguments; the rows are written anyway."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "kernels" / "decode_h100.json")
     parser.add_argument("--sweep", action="store_true", help="time candidate tiles and splits too")
@@ -62,13 +61,7 @@ def main() -> None:
     faults = tell_faults(verdicts)
     ceilings = measure_ceilings()
     print(ceilings, flush=True)
-    rows = []
-    for row in _rows(ceilings, args.sweep):
-        rows.append(asdict(row))
-        print(f"{row.name:34} {row.timing.us:9.2f} us  floor {row.floor_us:8.2f} ({row.floor_us / row.timing.us:4.2f})"
-              f"  {row.detail}", flush=True)  # fmt: skip
-        result = {**provenance(), "triton": triton.__version__, "ceilings": asdict(ceilings), "checks": verdicts}
-        args.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    record(args.out, _rows(ceilings, args.sweep), verdicts, ceilings)
     if faults:
         raise SystemExit(f"{len(faults)} checks failed")
 

@@ -31,6 +31,7 @@ Check = Callable[[], str]
 
 
 def checks() -> Iterator[tuple[str, Check]]:
+    """Name and check of every case; a check returns "" or what is wrong. Order as in the report."""
     for size in (512, 2048, 7168):
         yield f"add_rms_norm {size}", partial(_norm, size)
     for tokens in (1, 33, 2000):

@@ -34,6 +34,7 @@ def check() -> str:
 
 
 def kv_copy_rows(ceilings: Ceilings) -> Iterator[Row]:
+    """KV copies of MOVED_BYTES in random order of blocks; the floor counts each byte once read and once written."""
     for name, pool in pools():
         for dtype in (BF16, torch.float32):
             block_bytes = pool[0].numel() * pool.element_size()

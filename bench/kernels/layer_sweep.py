@@ -46,6 +46,7 @@ DOWN = [
 
 
 def main() -> None:
+    """Sweep until --seconds are over; what was left out is named in the file."""
     args = parse_args()
     started = time.monotonic()
     ceilings = measure_ceilings()
@@ -72,6 +73,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def sweep(problem: Problem, ceilings: Ceilings) -> Iterator[dict[str, Any]]:
+    """One row per arm of the expert layer, us: each row tile with its best blocks, few pairs, the table, torch."""
     tokens, shape = problem.x.shape[0], problem.shape
     common = {"shape": shape.name, "tokens": tokens, "floor_us": round(sum(layer_floors(problem, "bf16", ceilings)), 1)}
     for rows in row_tiles(problem):

@@ -42,6 +42,10 @@ class Problem:
 
     @classmethod
     def random(cls, shape: MoeShape, kind: Kind, num_tokens: int, num_routings: int = 4) -> Problem:
+        """Normal values: x [T, H], w13 [E, 2I, H] over sqrt(H), w2 [E, H, I] over sqrt(I), quantised as `kind` says.
+
+        Scales are random factors of 0.5..1.5, no quotients of the values: both sides of a check get the same ones.
+        """
         x = torch.randn(num_tokens, shape.hidden, device="cuda", dtype=torch.bfloat16)
         w13, w13_scale = _weights(shape.num_experts, 2 * shape.width, shape.hidden, kind)
         w2, w2_scale = _weights(shape.num_experts, shape.hidden, shape.width, kind)

@@ -47,6 +47,7 @@ class Prefill:
 
     @classmethod
     def random(cls, chunks: list[tuple[int, int]]) -> Prefill:
+        """Chunks of (prefix, tokens), in tokens, on pages in random order."""
         width = -(-max(prefix + tokens for prefix, tokens in chunks) // PAGE)
         counts = torch.tensor([tokens for _, tokens in chunks])
         num_pages = width * len(chunks)
@@ -65,6 +66,7 @@ class Prefill:
 
 
 def check() -> str:
+    """How far CHECKED is off the float32 reference, or that it wrote outside its output; "" when neither."""
     problem = Prefill.random(CHECKED)
     out = Guarded.empty(tuple(problem.q.shape), BF16, problem.q.device)
     problem.run(out.tensor)
@@ -78,6 +80,7 @@ def check() -> str:
 
 
 def prefill_rows(ceilings: Ceilings, is_sweep: bool) -> Iterator[Row]:
+    """Causal attention of every case: the floor is 4 FLOP per pair, head and dimension over the measured peak."""
     for name, chunks in CASES.items():
         problem = Prefill.random(chunks)
         out = torch.empty_like(problem.q)

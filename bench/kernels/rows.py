@@ -50,6 +50,7 @@ class Row:
 
 
 def align_rows(ceilings: Ceilings) -> Iterator[Row]:
+    """Top-8 of 256 experts in blocks of 64 by every arm; the floor reads and writes each id once."""
     for tokens in (1, 8, 16, 128, 256, 1024, 4096, 16384, 65536):
         ids = [_random_ids(tokens) for _ in range(NUM_ROTATED)]
         outputs = empty_alignment(tokens * 8, 256, 64, ids[0].device).tensors()
@@ -78,6 +79,7 @@ def _random_ids(tokens: int) -> torch.Tensor:
 
 
 def gate_rows(ceilings: Ceilings) -> Iterator[Row]:
+    """The choice of 8 of 256 experts by every arm: softmax, sigmoid with bias, and DeepSeek-V3's groups."""
     grouped = GateSpec(top_k=8, score="sigmoid", num_groups=8, top_groups=4, group_score="top2")
     flat = GateSpec(top_k=8, score="sigmoid")
     bias = torch.randn(256, device="cuda")

@@ -10,14 +10,11 @@ took in the same run.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-import triton
 from proa_kernels.arch import ROW_TILES, arch_of, gemm_blocks
 from proa_kernels.mla_decode_triton import launch_mla_decode, mla_tile
 from proa_kernels.moe_align import Alignment
@@ -31,8 +28,9 @@ from bench.kernels.decode_problem import Problem as AttentionProblem
 from bench.kernels.faults import tell_faults
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
 from bench.kernels.moe_problem import MoeShape, Problem
+from bench.kernels.record import record
 from bench.kernels.rows import DSV3_EP32, Row, layer_floors
-from bench.serving.provenance import ROOT, provenance
+from bench.serving.provenance import ROOT
 
 ROWS = ROW_TILES[-1]
 SMALL = MoeShape(name="small", num_experts=9, per_token=3, hidden=512, width=256)
@@ -42,6 +40,7 @@ MLA_CASES = ((1, 160), (1, 4096), (8, 1024), (32, 160), (32, 1024), (128, 4096),
 
 
 def main() -> None:
+    """Check first, then time. Exit status 1 when a check failed, 2 for bad arguments; the rows are written anyway."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "kernels" / "sm90_h200.json")
     args = parser.parse_args()
@@ -51,14 +50,7 @@ def main() -> None:
     verdicts = {name: check() for name, check in _checks()}
     faults = tell_faults(verdicts)
     ceilings = measure_ceilings()
-    rows = []
-    for row in _rows(ceilings):
-        rows.append(asdict(row))
-        share = row.floor_us / row.timing.us
-        print(f"{row.name:34} {row.timing.us:9.2f} ({row.timing.again_us:9.2f}) us  floor {row.floor_us:8.2f}"
-              f" ({share:4.2f})  {row.detail}", flush=True)  # fmt: skip
-        result = {**provenance(), "triton": triton.__version__, "ceilings": asdict(ceilings), "checks": verdicts}
-        args.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    record(args.out, _rows(ceilings), verdicts, ceilings)
     if faults:
         raise SystemExit(f"{len(faults)} checks failed")
 

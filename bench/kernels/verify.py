@@ -177,6 +177,7 @@ def _gemm(candidate: Candidate) -> str:
 
 
 def main() -> None:
+    """Run the checks of this part, and print one JSON object of verdicts for the process that started all parts."""
     part, num_parts, starts = int(sys.argv[1]), int(sys.argv[2]), tuple(sys.argv[3:])
     torch.backends.cuda.matmul.allow_tf32 = False
     results = {}

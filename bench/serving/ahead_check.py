@@ -50,6 +50,7 @@ def check_ahead(device: str) -> list[dict[str, object]]:
 
 
 def requests(vocab_size: int) -> tuple[list[list[int]], list[SamplingParams]]:
+    """Prompts of 20 random tokens, and parameters that mix greedy and sampled rows, penalties, logprobs and stops."""
     generator = torch.Generator().manual_seed(1)
     prompts: list[list[int]] = torch.randint(0, vocab_size, (NUM_REQUESTS, 20), generator=generator).tolist()
     stops = tuple(range(0, vocab_size, 40))

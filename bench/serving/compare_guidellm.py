@@ -42,6 +42,7 @@ METRICS = ("ttft_ms", "even_itl_ms", "tpot_ms", "e2e_ms")
 
 
 def main() -> int:
+    """Measure --rounds times with both, write the result; exit status 1 when they disagree by more than the limits."""
     args = parse_args()
     density = asyncio.run(density_at(args))
     rounds = [measure_round(args, density, round_idx) for round_idx in range(args.rounds)]
@@ -63,6 +64,7 @@ def main() -> int:
 
 
 def parse_args() -> argparse.Namespace:
+    """Addresses, workload and limits of both tools; exits with status 2 when one is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="the endpoint, as http://127.0.0.1:8000")
     parser.add_argument("--model", required=True, help="model name at the endpoint")

@@ -80,6 +80,7 @@ def check_device(device: str) -> list[dict[str, object]]:
 
 
 def compare(name: str, config: ModelConfig, device: str, arm: Arm) -> dict[str, object]:
+    """Logits of one arm beside float32 on the CPU: relative errors per position, within LIMITS of the dtype or not."""
     dtype = arm[0]
     theirs, _ = run(config, "cpu", ("float32", "off"), dtype, is_reference=True)
     ours, has_graphs = run(config, device, arm, dtype, is_reference=False)

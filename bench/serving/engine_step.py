@@ -45,6 +45,7 @@ VLLM_H200_PREFILL = {"qwen3-30b-a3b": 67_900.0, "deepseek-v2-lite": 70_300.0}
 
 
 def main() -> None:
+    """Check the engine first, then measure every shape and batch size into one JSON file and its plot."""
     args = parse_args()
     if args.redraw:
         draw(json.loads(args.out.read_text(encoding="utf-8")), args.out.with_suffix(".png"))
@@ -75,6 +76,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
+    """Batches are concurrent sequences; each shape builds its own engine for the largest of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=["qwen3-30b-a3b"])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -194,6 +196,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def print_table(record: dict[str, Any]) -> None:
+    """Milliseconds per step beside the floor (bytes over the copy bandwidth of the same run) and vLLM's time."""
     print(f"{record['device']}, copy {record['copy_bytes_per_second'] / 1e9:.0f} GB/s")
     print(
         f"{'shape':<18} {'batch':>6} {'graphs':>7} {'ms/step':>9} {'waiting':>9} {'floor ms':>9} {'fraction':>9}"

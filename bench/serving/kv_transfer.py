@@ -167,6 +167,7 @@ def close_reader(runner: asyncio.Runner, reader: KvReader) -> None:
 
 
 def main() -> None:
+    """Print one line per transport and size, and write them with --json."""
     parser = argparse.ArgumentParser(description="Speed of KV fetches over shm and tcp on this host.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)

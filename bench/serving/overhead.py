@@ -180,6 +180,7 @@ def fit(seconds: dict[str, dict[int, list[float]]]) -> dict[str, dict[str, float
 
 
 def main() -> None:
+    """Print milliseconds of every route, gateway and worker alone and together, and write them with --json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=30)
     parser.add_argument("--json", type=Path)

@@ -35,6 +35,7 @@ VOCABULARIES = (1024, 151_936)
 
 
 def main() -> None:
+    """Print a table of milliseconds per call: rows are kinds of requests, columns vocabulary and batch sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
