@@ -1,6 +1,7 @@
 """Correctness, then timings, of the kernels on one GPU, with the floor beside each row.
 
     python -m bench.kernels --out bench/kernels --seconds 170
+    python -m bench.kernels --redraw        (draws the records that are there, on any machine)
 
 Writes kernels-<gpu>.json and prints a table. Timings are medians of CUDA-graph replays on inputs that rotate past L2;
 the public figures are the project's anchors, measured on an H200. Rows that do not start before `--seconds` are left
@@ -31,6 +32,13 @@ VERIFY_SECONDS = 100
 
 def main() -> None:
     args = parse_args()
+    if args.redraw:
+        redraw(args.out)
+    else:
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     started = time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = False
     verdicts = verify(args.parts)
@@ -58,10 +66,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "kernels")
     parser.add_argument("--seconds", type=float, default=170.0, help="start no further row after this time")
     parser.add_argument("--parts", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)), help="checks at once")
+    parser.add_argument("--redraw", action="store_true", help="only draw the JSON files of --out")
     args = parser.parse_args()
-    if not torch.cuda.is_available():
+    if not args.redraw and not torch.cuda.is_available():
         parser.error("no GPU here; the CPU tests are `pytest tests/kernels`")
     return args
+
+
+def redraw(folder: Path) -> None:
+    from bench.kernels import plot  # a machine that only measures needs no matplotlib
+
+    drawn, left_out = plot.redraw(folder)
+    for path in drawn:
+        print(path.name)
+    for path in left_out:
+        print(f"{path.name}: no floors, no picture")
 
 
 def verify(parts: int, starts: tuple[str, ...] = ()) -> dict[str, str]:
