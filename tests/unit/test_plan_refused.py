@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from plan_fakes import FakeRenderer, service
-from plan_world import World
+
+from tests.unit.plan_fakes import FakeRenderer, service
+from tests.unit.plan_world import World
 
 WHY = "spec.engine.image: give one"
 
