@@ -506,7 +506,8 @@ class World:
         pair = [self.pods[action.prefill_pod], self.pods[action.decode_pod]]
         lives = [(pod.uid, pod.num_restarts) for pod in pair]
         for pod in pair:
-            if pod.probe is not ProbeResult.PASSED and pod.route_reason not in AFTER_PROBE:
+            # As in the shell an outcome is of one life: a probe of a pod that has crashed says nothing of its next one.
+            if pod.is_loaded and pod.probe is not ProbeResult.PASSED and pod.route_reason not in AFTER_PROBE:
                 pod.probe = ProbeResult.RUNNING
         self.after(1.0, lambda: self._probed(pair, lives))
 

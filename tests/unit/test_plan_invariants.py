@@ -42,7 +42,7 @@ def test_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_budget_counts_pods_that_are_still_terminating(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Standing, "holds_devices", property(lambda self: not self.group.is_deleting))
-    monkeypatch.setattr(gang, "_num_started", lambda situation, role: 0)
+    monkeypatch.setattr(gang._Starts, "has", lambda self, role: True)
     with pytest.raises(Broken, match="pods hold devices, more than"):
         rolled()
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
+from proa_operator.plan.actions import Action, Route, Ungate, takes_away
 
+from tests.unit import plan_late
 from tests.unit.plan_fuzz import draw, play, world_of
 from tests.unit.plan_invariants import Broken
 from tests.unit.plan_late import LateWorld
 
-NUM_ROLLOUTS = 40
-NUM_PARTS = 10
+NUM_ROLLOUTS = 60
+NUM_PARTS = 12
 SLOWEST = {"watch_seconds": 30.0, "act_seconds": 15.0}
 SLOWEST_SEEDS = range(6, 16)
 """In some of these an operator that heeds no news goes wrong."""
+FOUND = {
+    "a probe begins at a prefill worker that has crashed unseen": (153, False),
+    "the last decode worker has loaded again before it is taken out": (190, False),
+    "a lost node is back before the group in its place starts": (18, True),
+}
+"""Rollouts that once went wrong, of many thousand: seed, and whether it is the slowest operator."""
 
 
 def late_rollout(seed: int, *, is_careless: bool = False, is_slowest: bool = False) -> LateWorld:
@@ -36,6 +45,27 @@ def test_random_rollouts_of_a_slow_operator(part: int) -> None:
 @pytest.mark.parametrize("seed", SLOWEST_SEEDS)
 def test_even_slower_rollouts(seed: int) -> None:
     late_rollout(seed, is_slowest=True)
+
+
+@pytest.mark.parametrize(("seed", "is_slowest"), FOUND.values(), ids=FOUND)
+def test_rollouts_that_once_went_wrong(seed: int, is_slowest: bool) -> None:
+    late_rollout(seed, is_slowest=is_slowest)
+
+
+BLIND = {
+    (190, False, "was the last decode worker"): lambda action: not isinstance(action, Route) and takes_away(action),
+    (18, True, "pods hold devices, more than"): lambda action: not isinstance(action, Ungate) and takes_away(action),
+}
+
+
+@pytest.mark.parametrize(("found", "blind"), BLIND.items(), ids=["Route", "Ungate"])
+def test_an_operator_that_heeds_no_news_of_one_kind_is_found_out(
+    found: tuple[int, bool, str], blind: Callable[[Action], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed, is_slowest, message = found
+    monkeypatch.setattr(plan_late, "takes_away", blind)
+    with pytest.raises(Broken, match=message):
+        late_rollout(seed, is_slowest=is_slowest)
 
 
 def test_an_operator_that_heeds_no_news_is_found_out() -> None:

@@ -65,6 +65,8 @@ class Ungate:
     pods: tuple[str, ...]
     avoid: tuple[str, ...] = ()
     """Nodes that the pods must not land on; a gated pod may still be given a narrower node affinity."""
+    replaces_lost: bool = False
+    """Within the budget only while groups on lost nodes do not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +154,20 @@ Action = (
 
 
 def takes_away(action: Action) -> bool:
-    """It begins a drain or deletes a group: right only by the spec and the groups of the moment in which it is done."""
+    """Right only by the spec, the groups and the nodes of the moment in which it is done; a late one does harm.
+
+    It begins a drain, deletes a group, takes a worker out of the gateway that may have loaded again meanwhile, or gives
+    away the devices of a group whose node may be back.
+    """
     match action:
         case Remember():
             return action.memo.drain is not None
         case Delete():
             return action.kind == "StatefulSet"
+        case Route():
+            return action.reason is RouteReason.NOT_LOADED
+        case Ungate():
+            return action.replaces_lost
     return False
 
 

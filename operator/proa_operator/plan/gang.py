@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -36,11 +37,33 @@ def gates(situation: Situation, *, going: Collection[str] = ()) -> Steps:
             begun.append(standing)
         else:
             yield from _take_back(situation, standing)
-    rooms = _rooms_of(situation, fresh + begun)
+    rooms, starts = _rooms_of(situation, fresh + begun), _Starts(situation)
     for standing in begun:
-        yield _ungate(standing, rooms)
+        yield from _go_on(situation, standing, rooms, starts)
     startable = [standing for standing in fresh if _has_model(situation, standing)]
-    yield from _admit(situation, sorted(startable, key=lambda standing: standing.group.index), rooms)
+    yield from _admit(situation, sorted(startable, key=lambda standing: standing.group.index), rooms, starts)
+
+
+class _Starts:
+    """Groups of each role that may still be let through their gate."""
+
+    def __init__(self, situation: Situation) -> None:
+        started, through = Counter[Role](), Counter[Role]()
+        for standing in situation.standings:  # what is left over from before a scale-in counts too
+            started[standing.group.role] += standing.has_started
+            through[standing.group.role] += any(not pod.is_gated for pod in standing.group.pods)
+        self._left = {role: situation.budget(role) - started[role] for role in Role}
+        self._left_with_lost = {role: situation.budget(role) - through[role] for role in Role}
+
+    def has(self, role: Role) -> bool:
+        """Whether one more fits into the budget."""
+        return self._left[role] > 0
+
+    def take(self, role: Role) -> bool:
+        """Let one through; True when it takes the place of one on a lost node."""
+        self._left[role] -= 1
+        self._left_with_lost[role] -= 1
+        return self._left_with_lost[role] < 0
 
 
 def is_waiting(standing: Standing) -> bool:
@@ -83,8 +106,21 @@ def short_of_room(situation: Situation) -> list[Standing]:
     ]
 
 
-def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms]) -> Steps:
-    starts = {role: situation.budget(role) - _num_started(situation, role) for role in Role}
+def _go_on(situation: Situation, standing: Standing, rooms: dict[str, Rooms], starts: _Starts) -> Steps:
+    """Let the rest of an admitted group through. Before its first pod the budget may have become too small for it.
+
+    A lost node may be back, with a group on it that did not count.
+    """
+    role = standing.group.role
+    if standing.through:
+        yield _ungate(standing, rooms)
+    elif starts.has(role):
+        yield _ungate(standing, rooms, replaces_lost=starts.take(role))
+    else:
+        yield Wake(at=situation.now + situation.settings.regate_seconds)
+
+
+def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms], starts: _Starts) -> Steps:
     for standing in fresh:
         group, partners = standing.group, _partners(situation, standing)
         if partners and not any(partner in fresh for partner in partners):
@@ -94,15 +130,14 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms])
             yield Wake(at=start_at)
             continue
         room = rooms.get(group.revision)
-        if starts[group.role] <= 0 or (room is not None and not room.has(*_sizes(situation, standing, fresh))):
+        if not starts.has(group.role) or (room is not None and not room.has(*_sizes(situation, standing, fresh))):
             yield Wake(at=situation.now + situation.settings.regate_seconds)
             continue
-        starts[group.role] -= 1
         for taken in rooms.values():
             taken.take(group.num_pods)
         uids = frozenset(pod.uid for pod in standing.live)
         yield Remember(group=group.name, memo=replace(group.memo, members=uids, admitted_at=situation.now))
-        yield _ungate(standing, rooms)
+        yield _ungate(standing, rooms, replaces_lost=starts.take(group.role))
 
 
 def _start_at(situation: Situation, standing: Standing, fresh: list[Standing]) -> float:
@@ -111,11 +146,6 @@ def _start_at(situation: Situation, standing: Standing, fresh: list[Standing]) -
         health.pause_until(one.group.memo, situation.settings) for one in _partners(situation, standing) if one in fresh
     ]
     return max(health.pause_until(standing.group.memo, situation.settings), min(pauses, default=0.0))
-
-
-def _num_started(situation: Situation, role: Role) -> int:
-    """Groups of a role with a pod that may hold devices; what is left over from before a scale-in counts too."""
-    return sum(standing.group.role is role and standing.has_started for standing in situation.standings)
 
 
 def _sizes(situation: Situation, standing: Standing, fresh: list[Standing]) -> list[int]:
@@ -136,10 +166,8 @@ def _partners(situation: Situation, standing: Standing) -> list[Standing]:
 
 
 def _is_through(standing: Standing) -> bool:
-    """By its memo, or where that is lost by a pod without the gate that no restart deletes."""
-    again = standing.group.memo.restart
-    doomed = frozenset() if again is None else again.doomed
-    return bool(standing.group.memo.members) or any(not pod.is_gated and pod.uid not in doomed for pod in standing.live)
+    """By its memo, or where that is lost by its pods."""
+    return bool(standing.group.memo.members or standing.through)
 
 
 def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
@@ -159,18 +187,20 @@ def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
     }
 
 
-def _ungate(standing: Standing, rooms: dict[str, Rooms]) -> Ungate:
+def _ungate(standing: Standing, rooms: dict[str, Rooms], *, replaces_lost: bool = False) -> Ungate:
     """The scheduler knows taints and cordons by itself, but not which node has a broken device."""
     room = rooms.get(standing.group.revision)
     pods = tuple(pod.name for pod in standing.live if pod.is_gated)
-    return Ungate(group=standing.group.name, pods=pods, avoid=() if room is None else tuple(sorted(room.sick)))
+    avoid = () if room is None else tuple(sorted(room.sick))
+    return Ungate(group=standing.group.name, pods=pods, avoid=avoid, replaces_lost=replaces_lost)
 
 
 def _take_back(situation: Situation, standing: Standing) -> Steps:
     """A group that waits for its last pods holds the nodes of its first ones."""
-    bound = [pod for pod in standing.live if pod.node]
-    stuck = [pod.unschedulable_since for pod in standing.live if pod.unschedulable_since is not None and not pod.node]
-    if not bound or not stuck or not standing.group.memo.members:
+    bound = [pod for pod in standing.through if pod.node]
+    unbound = [pod for pod in standing.through if not pod.node]
+    stuck = [pod.unschedulable_since for pod in unbound if pod.unschedulable_since is not None]
+    if not bound or not stuck:
         return
     until = min(stuck) + situation.settings.regate_seconds
     if until > situation.now:

@@ -79,9 +79,11 @@ def _broken(situation: Situation, standing: Standing) -> tuple[Why, str] | None:
     missing = len(members) - sum(pod.uid in members for pod in standing.live)
     if missing:
         return Why.POD_LOST, f"{missing} of its {standing.group.num_pods} pods went away"
+    if fresh := [pod.name for pod in standing.live if pod.is_gated and pod.uid not in members and standing.through]:
+        return Why.POD_LOST, f"pod {fresh[0]} is new among pods that started without it"  # the memo was lost with it
     if standing.group.num_pods > 1:
-        for pod in standing.live:
-            if pod.uid in members and (pod.is_failed or pod.num_restarts):
+        for pod in standing.through:
+            if pod.is_failed or pod.num_restarts:
                 return Why.POD_LOST, f"pod {pod.name} stopped, and its peers cannot go on without it"
     return _stalled(situation, standing)
 

@@ -42,6 +42,13 @@ class Standing:
     """Ready, or has served and will again: what the operator must not take away."""
 
     @property
+    def through(self) -> tuple[PodState, ...]:
+        """Live pods without the gate that no restart deletes: the memo's members, also where the memo is lost."""
+        again = self.group.memo.restart
+        doomed = frozenset() if again is None else again.doomed
+        return tuple(pod for pod in self.live if not pod.is_gated and pod.uid not in doomed)
+
+    @property
     def may_work(self) -> bool:
         """Some worker of it is up and can be reached. One that does not answer is given the time to."""
         return not self.is_lost and any(pod.is_loaded for pod in self.live)
