@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from typing import Final
 
 import hypothesis
 import pytest
@@ -16,12 +18,22 @@ from testbed.errors import BedUnavailable
 os.environ.setdefault("TRITON_INTERPRET", "1")
 """Triton reads it when a kernel's module is first imported, by whichever test."""
 
-hypothesis.settings.register_profile("proa", deadline=None)
+UNTIMED: Final = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+"""What limits seconds fails on a busy machine, and says nothing about what is tested."""
+hypothesis.settings.register_profile("proa", derandomize=True, **UNTIMED)
+hypothesis.settings.register_profile("search", max_examples=1000, **UNTIMED)
 hypothesis.settings.load_profile("proa")
-"""A deadline for each example fails on a busy machine, and says nothing about what is tested."""
+"""The same examples in each run: what others find, `--hypothesis-profile=search` looks for (docs/testbed.md)."""
 
 PROGRAMS = {"prometheus": "prometheus", "promtool": "prometheus"}
 Promtool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_each_run() -> None:
+    """Of torch's own generator, for tests that name no seed."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -40,7 +40,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program), *arguments], capture_output=True, text=True, timeout=60, env=environment, check=False
+            [str(program), *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
         )
 
     return run

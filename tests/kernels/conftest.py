@@ -51,5 +51,5 @@ def _emulate(folder: Path, wave: int, text: str) -> ctypes.CDLL:
     platform = ["-D__HIP_PLATFORM_AMD__"] if wave == 64 else []
     command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", f"-DEMULATED_WAVE={wave}", *platform]
     command += ["-Wno-unknown-pragmas", f"-I{folder}", f"-I{HERE}", str(source), "-o", str(folder / "kernels.so")]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=240)
     return ctypes.CDLL(str(folder / "kernels.so"))

@@ -19,7 +19,7 @@ POOLS = "  pools: {prefill: {}, decode: {}}\n"
 def _proa(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     argv = [sys.executable, "-m", "proa_operator.cli.main", *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, cwd=folder, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=environment, cwd=folder, check=False)
 
 
 @pytest.mark.parametrize("command", ["up", "demo", "bench", "validate", "version"])
@@ -102,5 +102,5 @@ def test_completion(monkeypatch: pytest.MonkeyPatch, typed: str, offered: str) -
     monkeypatch.setenv("_PROA_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"proa {typed}")
     monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
-    answer = subprocess.run([PROA], capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run([PROA], capture_output=True, text=True, timeout=120, check=False)
     assert answer.stdout.strip() == offered

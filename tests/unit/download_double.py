@@ -247,7 +247,7 @@ def served() -> Iterator[Double]:
         finally:
             double.release.set()
             double.shutdown()
-            thread.join(10)
+            thread.join(60)
 
 
 def settings(target: Path, uri: str, endpoint: str, **changes: Any) -> Settings:

@@ -50,7 +50,7 @@ class Hung(Prometheus):
 async def test_one_deadline_for_all_queries_and_none_is_left_behind(refuses: bool, message: str) -> None:
     source = Hung(refuses=refuses)
     with pytest.raises(Unanswered, match=message):
-        await asyncio.wait_for(source.read(), 5.0)
+        await asyncio.wait_for(source.read(), 60.0)
     assert source.num_given_up == len(ALL) - refuses
     await source.close()
 
@@ -78,7 +78,7 @@ async def test_the_cluster_decides_by_the_windows_that_prometheus_is_asked_for(m
     assert autoscaler.call_args.kwargs["spans"] == Spans(arrivals=windows.quick, lengths=windows.slow)
 
 
-@pytest.mark.parametrize(("period", "arrivals", "lengths"), [(2, 6.0, 8.0), (15, 45.0, 60.0), (60, 45.0, 60.0)])
+@pytest.mark.parametrize(("period", "arrivals", "lengths"), [(2, 4.0, 8.0), (15, 30.0, 60.0), (60, 45.0, 60.0)])
 def test_proa_up_decides_by_its_own_windows(period: int, arrivals: float, lengths: float) -> None:
     windows = windows_of(float(period))
     assert f"[{arrivals:g}s]" in promql(ARRIVALS, windows)

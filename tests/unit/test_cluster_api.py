@@ -13,7 +13,7 @@ from aiohttp import web
 from proa_operator.cluster import kinds
 from proa_operator.cluster.api import Api, Ref
 
-SECONDS = 5.0
+SECONDS = 60.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

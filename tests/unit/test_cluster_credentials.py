@@ -32,7 +32,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pair")
     crt, key = folder / "a.crt", folder / "a.key"
     made = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=a -days 1 -keyout {key} -out {crt}"
-    subprocess.run(made.split(), check=True, capture_output=True, timeout=60)
+    subprocess.run(made.split(), check=True, capture_output=True, timeout=120)
     return crt, key
 
 
@@ -49,7 +49,7 @@ def test_certificates_come_from_files_and_from_data(pair: tuple[Path, Path], are
 
 def test_a_key_of_another_certificate_is_noticed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "b.key"
-    subprocess.run(f"openssl genrsa -out {other} 2048".split(), check=True, capture_output=True, timeout=60)
+    subprocess.run(f"openssl genrsa -out {other} 2048".split(), check=True, capture_output=True, timeout=120)
     with pytest.raises(ssl.SSLError):
         Credentials(server="https://a", certificate_path=str(pair[0]), private_key_path=str(other)).ssl_context()
 

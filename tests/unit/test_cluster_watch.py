@@ -16,7 +16,7 @@ from proa_operator.cluster.watch import Watch
 from tests.unit.cluster_objects import node_body
 
 Json = dict[str, Any]
-SECONDS = 5.0
+SECONDS = 60.0
 
 
 class Server:

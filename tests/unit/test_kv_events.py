@@ -14,7 +14,7 @@ STORED = CacheEvent(kind="stored", block_hash=b"h" * 16, token_ids=(1, 2))
 
 async def read(log: KvEventLog, start: int, count: int) -> list[tuple[int, str]]:
     found = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for batch in log.follow(start):
             found.append((batch.sequence_number, batch.events[0].WhichOneof("data")))
             if len(found) == count:
@@ -68,7 +68,7 @@ async def test_batches_that_come_while_a_subscriber_reads_are_not_lost() -> None
     log.append([STORED])
     log.append([STORED])
     found = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for batch in log.follow(1):
             found.append(batch.sequence_number)
             if len(found) == 1:

@@ -51,7 +51,7 @@ def server() -> Iterator[TcpServer]:
     pool.close()
 
 
-def soon(seconds: float = 10.0) -> StopSignal:
+def soon(seconds: float = 60.0) -> StopSignal:
     return StopSignal(time.monotonic() + seconds)
 
 
@@ -70,7 +70,7 @@ def test_many_views_in_few_calls(wire: Wire) -> None:
     sender.start()
     targets = [bytearray(len(part)) for part in parts]
     receive_views(theirs, [memoryview(target) for target in targets], soon())
-    sender.join(10)
+    sender.join(60)
     assert [bytes(target) for target in targets] == parts
 
 
@@ -102,19 +102,20 @@ def test_silence_ends(wire: Wire, stop: Callable[[], StopSignal], reason: str, m
         receive_message(wire[0], pb.ReadRequest, stop())
 
 
-def test_stop_wakes_a_receiver_at_once(wire: Wire) -> None:
-    stop = soon()
+def test_stop_wakes_a_receiver_at_once(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "STALL_SECONDS", 600.0)
+    stop = soon(240.0)
     with stop.watching(wire[0]):
         threading.Timer(0.01, stop.stop, [TransferFailed("enough")]).start()
         with pytest.raises(TransferFailed, match="enough"):
             receive_message(wire[0], pb.ReadRequest, stop)
-    assert stop.deadline - time.monotonic() > 8
+    assert stop.deadline - time.monotonic() > 120.0, "it was woken, not out of time"
 
 
 def test_server_survives_strangers(server: TcpServer) -> None:
     for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x02\xff\xff"):
         address = ("127.0.0.1", server.port)
-        with suppress(OSError), socket.create_connection(address, timeout=10) as stranger:  # cut off at some moment
+        with suppress(OSError), socket.create_connection(address, timeout=60) as stranger:  # cut off at some moment
             stranger.sendall(garbage)
             stranger.shutdown(socket.SHUT_WR)
             assert stranger.recv(1) == b""
@@ -122,7 +123,7 @@ def test_server_survives_strangers(server: TcpServer) -> None:
 
 
 def test_refused_request_leaves_the_connection_usable(server: TcpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         for _ in range(2):
             send_message(sock, pb.ReadRequest(runs=[pb.BlockRun(start=0, num_blocks=1)]), soon())
             status = receive_message(sock, pb.ReadStatus, soon())
@@ -131,10 +132,10 @@ def test_refused_request_leaves_the_connection_usable(server: TcpServer) -> None
 
 def test_too_many_connections_are_closed(server: TcpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_server, "MAX_CONNECTIONS", 1)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as first:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as first:
         send_message(first, pb.ReadRequest(reader=pb.Peer(engine_id="d")), soon())
         receive_message(first, pb.ReadStatus, soon())
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as second:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as second:
             assert second.recv(1) == b""
 
 
@@ -158,18 +159,18 @@ class FailingOnce:
 def test_failed_accept_does_not_close_the_port(server: TcpServer, caplog: pytest.LogCaptureFixture) -> None:
     server._listener = listener = FailingOnce(server._listener)
     assert probe(server.port) == probe_pattern(1000)  # by the accept that was under way
-    assert listener.has_failed.wait(10)
+    assert listener.has_failed.wait(60)
     assert probe(server.port) == probe_pattern(1000)
     assert "too many open files" in caplog.records[-1].reason
 
 
 def test_close_cuts_idle_connections(server: TcpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as idle:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as idle:
         send_message(idle, pb.ReadRequest(), soon())
         receive_message(idle, pb.ReadStatus, soon())
-        start = time.monotonic()
         server.close()
-        assert time.monotonic() - start < 5
+        while idle.recv(4096):  # its answer, and then the end: by itself the server would wait longer than this socket
+            pass
 
 
 def test_connection_that_outlives_its_transport_is_closed(server: TcpServer) -> None:

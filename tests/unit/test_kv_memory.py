@@ -22,7 +22,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_pool_of_a_dead_process_is_removed_and_a_live_one_is_not() -> None:
     alive = HostKvMemory(LAYOUT, 1)
     killed = subprocess.run(
-        [sys.executable, "-c", MAKE_AND_DIE], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", MAKE_AND_DIE], capture_output=True, text=True, timeout=120, check=False
     )
     left_over = SHM_ROOT / killed.stdout.strip()
     assert left_over.name.startswith("proa-kv-")

@@ -353,7 +353,7 @@ def test_what_could_break_a_step_is_refused_at_admission(params: dict[str, Any],
 
 def test_admission_needs_no_torch() -> None:
     code = "import sys, proa_workers.sampling.admission; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
 
 

@@ -54,7 +54,7 @@ def test_each_mistake_is_named_with_its_fix(argv: list[str], environ: dict[str, 
 
 def test_process_exits_2_with_one_line() -> None:
     command = [sys.executable, "-m", "proa_workers.main", "--model", "m", "--role", "king"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (
         2,
         "proa-worker: --role must be one of prefill, decode, both; got 'king'\n",

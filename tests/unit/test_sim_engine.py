@@ -375,5 +375,5 @@ settings = Settings(model={str(write_model(tmp_path))!r}, engine="sim", num_kv_b
 SimEngine.from_settings(Path(settings.model), settings).close()
 print("torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"

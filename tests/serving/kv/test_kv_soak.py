@@ -74,7 +74,7 @@ class Holder:
 
     def offer(self, num_blocks: int, chance: random.Random) -> tuple[HandOff, list[bytes]]:
         blocks = [self.free.pop(chance.randrange(len(self.free))) for _ in range(num_blocks)]
-        content = [random.randbytes(LAYOUT.block_bytes) for _ in blocks]
+        content = [chance.randbytes(LAYOUT.block_bytes) for _ in blocks]
         for block, part in zip(blocks, content, strict=True):
             self.pool.write_run(BlockRun(block, 1), memoryview(part))
         params = self.holder.offer(blocks, num_blocks)
