@@ -178,10 +178,10 @@ def scrape_seconds_of(period_seconds: float) -> float:
 
 
 def windows_of(period_seconds: float) -> Windows:
-    """Those of a cluster at the usual period, shorter at a shorter one: the scrapes are frequent here."""
+    """Shorter than a cluster's: scrapes are frequent here, and over two periods a step of the load shows in time."""
     scrape = scrape_seconds_of(period_seconds)
     return Windows(
-        quick=min(3.0 * period_seconds, 45.0),
+        quick=min(2.0 * period_seconds, 45.0),
         slow=max(8.0 * scrape, min(4.0 * period_seconds, 60.0)),
         stale=max(5.0 * scrape, 3.0),
     )
