@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from proa_operator.api.performance_profile import PerformanceProfileSpec
-
-UNLIMITED = 1e18  # bytes a second; infinity would make 0 * infinity
+from proa_operator.autoscale.config import speed_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +63,20 @@ class Cost:
 
 
 def cost_from(profile: PerformanceProfileSpec) -> Cost:
-    """The numbers of `profile`. A profile without a transfer term hands off in no time."""
-    transfer, accelerator = profile.transfer, profile.accelerator
+    """The numbers of `profile`, as the autoscaler reads them, and what only a simulation needs."""
+    speed, accelerator = speed_from(profile), profile.accelerator
     return Cost(
-        base_seconds=float(profile.step.base_seconds),
-        experts_seconds=float(profile.step.experts_seconds),
-        expert_share=float(profile.step.expert_share),
-        token_seconds=float(profile.prefill.token_seconds),
-        pair_seconds=float(profile.prefill.pair_seconds),
-        sequence_seconds=float(profile.decode.sequence_seconds),
-        context_token_seconds=float(profile.decode.context_token_seconds),
-        latency_seconds=float(transfer.latency_seconds) if transfer else 0.0,
-        link_bytes_per_second=float(transfer.bytes_per_second) if transfer else UNLIMITED,
+        base_seconds=speed.step_base,
+        experts_seconds=speed.step_experts,
+        expert_share=speed.expert_share,
+        token_seconds=speed.prefill_token,
+        pair_seconds=speed.prefill_pair,
+        sequence_seconds=speed.decode_seq,
+        context_token_seconds=speed.decode_context_token,
+        latency_seconds=speed.transfer_latency,
+        link_bytes_per_second=speed.transfer_bytes_per_second,
         kv_bytes_per_token=profile.kv_bytes_per_token,
         kv_cache_tokens=profile.kv_cache_tokens,
-        startup_seconds=float(profile.startup_seconds),
+        startup_seconds=speed.startup,
         gpus_per_group=(accelerator.gpus_per_pod if accelerator else 1) * profile.nodes_per_group,
     )
