@@ -27,6 +27,7 @@ from bench.kernels.decode_problem import BF16, MLA16, MLA128, PAGE, QWEN3, Atten
 from bench.kernels.faults import tell_faults
 from bench.kernels.kv_copy_rows import kv_copy_rows
 from bench.kernels.measure import Ceilings, Timing, measure_ceilings, time_launches
+from bench.kernels.norm_quant_rows import norm_quant_rows
 from bench.kernels.prefill_rows import prefill_rows
 from bench.kernels.quant_rows import quant_rows
 from bench.kernels.record import record
@@ -74,6 +75,7 @@ def _rows(ceilings: Ceilings, is_sweep: bool) -> Iterator[Row]:
     yield from prefill_rows(ceilings, is_sweep)
     yield from kv_copy_rows(ceilings)
     yield from quant_rows(ceilings)
+    yield from norm_quant_rows(ceilings)
 
 
 def _norm_rows(ceilings: Ceilings) -> Iterator[Row]:

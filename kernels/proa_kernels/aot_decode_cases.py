@@ -10,6 +10,7 @@ from proa_kernels.decode_splits import GQA_TILE, MERGE_COLS, MLA_FEW_HEADS, MLA_
 from proa_kernels.gqa_decode_triton import gqa_decode_kernel
 from proa_kernels.kv_copy_triton import COLS, kv_copy_kernel
 from proa_kernels.mla_decode_triton import mla_decode_kernel
+from proa_kernels.norm_quant_triton import norm_quant_kernel
 from proa_kernels.norm_triton import rms_norm_kernel
 from proa_kernels.prefill_triton import PREFILL_TILE, gqa_prefill_kernel
 from proa_kernels.quant_triton import quant_kernel, silu_mul_kernel
@@ -90,6 +91,13 @@ def _quant_cases(arch: Arch) -> Iterator[Case]:
     for name, group, has_silu in (("128", 128, False), ("128 silu", 128, True), ("row", 2048, False)):
         constants = {"COLS": 2048, "GROUP": group, "HAS_SILU": has_silu}
         yield make_case(f"quant {name}", quant_kernel, types, constants, 4, needs=("wide_loads",))
+    norm_types = types | dict.fromkeys(("residual_ptr", "weight_ptr", "sum_ptr"), "*bf16") | {"eps": "fp32"}
+    for name, cols, group in (("128", 2048, 128), ("row", 2048, 2048), ("128", 8192, 128), ("row", 8192, 8192)):
+        constants = {"COLS": cols, "GROUP": group, "HAS_RESIDUAL": True}
+        num_warps = min(8, cols // 512)
+        yield make_case(
+            f"add_norm_quant {name} {cols}", norm_quant_kernel, norm_types, constants, num_warps, needs=("wide_loads",)
+        )
 
 
 def _copy_cases() -> Iterator[Case]:

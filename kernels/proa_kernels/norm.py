@@ -21,7 +21,7 @@ def rms_norm(x_TM: torch.Tensor, weight_M: torch.Tensor, eps: float) -> torch.Te
 
     Raises ValueError for shapes and dtypes that do not fit.
     """
-    _check(x_TM, weight_M)
+    check_rows(x_TM, weight_M)
     return _rms_norm_op(x_TM, weight_M, eps)
 
 
@@ -29,20 +29,23 @@ def add_rms_norm(
     x_TM: torch.Tensor, residual_TM: torch.Tensor, weight_M: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Normed rows and the sum that was normed, each [T, M], in one launch. Raises ValueError as `rms_norm` does."""
-    _check(x_TM, weight_M)
-    if residual_TM.shape != x_TM.shape or residual_TM.dtype != x_TM.dtype or not residual_TM.is_contiguous():
-        raise ValueError(
-            f"residual must be contiguous {x_TM.dtype} {tuple(x_TM.shape)},"
-            f" not {residual_TM.dtype} {tuple(residual_TM.shape)}"
-        )
+    check_rows(x_TM, weight_M, residual_TM)
     return _add_rms_norm_op(x_TM, residual_TM, weight_M, eps)
 
 
-def _check(x_TM: torch.Tensor, weight_M: torch.Tensor) -> None:
+def check_rows(x_TM: torch.Tensor, weight_M: torch.Tensor, residual_TM: torch.Tensor | None = None) -> None:
+    """ValueError for shapes, dtypes and strides that no norm here takes."""
     if x_TM.dim() != 2 or x_TM.dtype not in FLOATS or (x_TM.shape[1] > 1 and x_TM.stride(1) != 1):
         raise ValueError(f"x must be float rows [T, M], not {x_TM.dtype} {tuple(x_TM.shape)} strided {x_TM.stride()}")
     if weight_M.shape != x_TM.shape[1:] or weight_M.dtype != x_TM.dtype or not weight_M.is_contiguous():
         raise ValueError(f"weight must be {x_TM.dtype} [{x_TM.shape[1]}], not {weight_M.dtype} {tuple(weight_M.shape)}")
+    if residual_TM is not None and (
+        residual_TM.shape != x_TM.shape or residual_TM.dtype != x_TM.dtype or not residual_TM.is_contiguous()
+    ):
+        raise ValueError(
+            f"residual must be contiguous {x_TM.dtype} {tuple(x_TM.shape)},"
+            f" not {residual_TM.dtype} {tuple(residual_TM.shape)}"
+        )
 
 
 def rms_norm_ref(x_TM: torch.Tensor, weight_M: torch.Tensor, eps: float) -> torch.Tensor:

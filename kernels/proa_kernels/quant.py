@@ -27,10 +27,7 @@ def quantize(
     `x_TM` contiguous 16- or 32-bit floats; `group` a power of two or 0. Raises ValueError for what does not fit.
     """
     _check(x_TM, has_silu)
-    if dtype not in FLOAT8:
-        raise ValueError(f"fp8 means one of {FLOAT8}, not {dtype}")
-    if group < 0 or group & (group - 1):
-        raise ValueError(f"groups must be a power of two of columns, or 0 for whole rows, not {group}")
+    check_format(dtype, group)
     values, scales = torch.ops.proa.quantize(x_TM, dtype, group, has_silu)
     return values, scales
 
@@ -49,6 +46,14 @@ def _check(x_TM: torch.Tensor, has_silu: bool) -> None:
         raise ValueError(f"gate and up need an even number of columns, not {x_TM.shape[1]}")
 
 
+def check_format(dtype: torch.dtype, group: int) -> None:
+    """ValueError for another type than fp8 e4m3, or groups that no kernel takes."""
+    if dtype not in FLOAT8:
+        raise ValueError(f"fp8 means one of {FLOAT8}, not {dtype}")
+    if group < 0 or group & (group - 1):
+        raise ValueError(f"groups must be a power of two of columns, or 0 for whole rows, not {group}")
+
+
 def silu_mul_ref(x_TM: torch.Tensor) -> torch.Tensor:
     """float32, not rounded to x's dtype."""
     gate, up = x_TM.float().chunk(2, -1)
@@ -58,6 +63,7 @@ def silu_mul_ref(x_TM: torch.Tensor) -> torch.Tensor:
 def quantize_ref(
     x_TM: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """fp8 values [T, M] and float32 scales [T, M / group], amax over the type's largest; group 0 is the whole row."""
     x32 = silu_mul_ref(x_TM) if has_silu else x_TM.float()
     size = x32.shape[1]
     group = group or size
@@ -78,7 +84,7 @@ def _quantize_op(x: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool
         return quantize_ref(x, dtype, group, has_silu)
     from proa_kernels.quant_triton import launch_quant  # the reference needs no Triton
 
-    values, scales = _empty_quantized(x, dtype, group, has_silu)
+    values, scales = empty_quantized(x, dtype, group, has_silu)
     launch_quant(x, values, scales, group, has_silu=has_silu)
     return values, scales
 
@@ -87,12 +93,13 @@ def _quantize_op(x: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool
 def _quantize_fake(
     x: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _empty_quantized(x, dtype, group, has_silu)
+    return empty_quantized(x, dtype, group, has_silu)
 
 
-def _empty_quantized(
+def empty_quantized(
     x: torch.Tensor, dtype: torch.dtype, group: int, has_silu: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and scales of the shapes that `quantize` returns, not written."""
     size = x.shape[1] // 2 if has_silu else x.shape[1]
     num_groups = -(-size // group) if group else 1
     return x.new_empty((x.shape[0], size), dtype=dtype), x.new_empty((x.shape[0], num_groups), dtype=torch.float32)
