@@ -16,16 +16,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-import triton
 
+from bench.kernels.faults import tell_faults
 from bench.kernels.measure import Ceilings, measure_ceilings
+from bench.kernels.record import record
 from bench.kernels.rows import Row, align_rows, decode_rows, gate_rows, layer_rows
-from bench.serving.provenance import ROOT, provenance
+from bench.serving.provenance import ROOT
 
 VERIFY_SECONDS = 100
 
@@ -39,29 +39,23 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
+    """Check, then time. Exit status 1 when a check failed; candidates that do not fit the GPU are left out instead."""
     started = time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = False
     verdicts = verify(args.parts)
-    print(f"{len(verdicts)} checks in {time.monotonic() - started:.0f} s")
-    faults = {name: verdict for name, verdict in verdicts.items() if verdict}
-    for name, verdict in faults.items():
-        print(f"WRONG {name}: {verdict}")
+    faults = tell_faults(verdicts)
+    print(f"checked in {time.monotonic() - started:.0f} s")
     ceilings = measure_ceilings()
     print(ceilings)
-    rows, left_out = [], ""
-    for row in all_rows(ceilings, frozenset(faults)):
-        rows.append(row)
-        print(line(row), flush=True)
-        write(args.out, rows, verdicts, ceilings)
-        if time.monotonic() - started > args.seconds:
-            left_out = f"stopped after {row.name}: {args.seconds} s are over"
-            break
-    print(left_out or "complete")
+    gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
+    rows = in_time(all_rows(ceilings, frozenset(faults)), started + args.seconds)
+    record(args.out / f"kernels-{gpu}.json", rows, verdicts, ceilings)
     if any(not verdict.startswith("does not fit") for verdict in faults.values()):
         raise SystemExit(f"{len(faults)} checks failed or do not fit, see above")
 
 
 def parse_args() -> argparse.Namespace:
+    """Exits with status 2 without a GPU, which --redraw does not need."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "kernels")
     parser.add_argument("--seconds", type=float, default=170.0, help="start no further row after this time")
@@ -112,25 +106,14 @@ def all_rows(ceilings: Ceilings, refused: frozenset[str]) -> Iterator[Row]:
     yield from layer_rows(ceilings, refused)
 
 
-def line(row: Row) -> str:
-    share = row.floor_us / row.timing.us
-    return (
-        f"{row.name:38} {row.timing.us:9.2f} ({row.timing.again_us:9.2f}) us  floor {row.floor_us:9.2f} ({share:4.2f})"
-        f"  public {row.public_us:7.1f}  bound {row.bound_us:6.1f}  {row.detail}"
-    )
-
-
-def write(folder: Path, rows: list[Row], verdicts: dict[str, str], ceilings: Ceilings) -> None:
-    gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
-    result = {
-        **provenance(),
-        "triton": triton.__version__,
-        "ceilings": asdict(ceilings),
-        "checks": verdicts,
-        "rows": [asdict(row) for row in rows],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"kernels-{gpu}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def in_time(rows: Iterable[Row], deadline: float) -> Iterator[Row]:
+    """Rows until one ends after `deadline` (monotonic clock, seconds), and a line that says whether any is left out."""
+    for row in rows:
+        yield row
+        if time.monotonic() > deadline:
+            print(f"stopped after {row.name}: time is over")
+            return
+    print("complete")
 
 
 if __name__ == "__main__":

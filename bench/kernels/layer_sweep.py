@@ -69,7 +69,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "kernels" / "layer_sweep.json")
     parser.add_argument("--seconds", type=float, default=150.0, help="start no further size after this time")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no GPU here; the CPU tests are `pytest tests/kernels`")
+    return args
 
 
 def sweep(problem: Problem, ceilings: Ceilings) -> Iterator[dict[str, Any]]:

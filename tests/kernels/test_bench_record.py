@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from bench.kernels.__main__ import in_time
 from bench.kernels.measure import Ceilings, Timing
 from bench.kernels.record import line, record
 from bench.kernels.rows import Row
@@ -50,3 +52,12 @@ def test_cut_run_keeps_its_rows(tmp_path: Path) -> None:
 )
 def test_line_shows_only_what_the_row_has(measured: Row, ends: str) -> None:
     assert line(measured).endswith(ends)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "names", "says"),
+    [(0.0, ["first"], "stopped after first"), (math.inf, ["first", "second"], "complete")],
+)
+def test_no_row_starts_late(deadline: float, names: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one.name for one in in_time(iter([row("first"), row("second")]), deadline)] == names
+    assert capsys.readouterr().out.startswith(says)
