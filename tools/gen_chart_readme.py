@@ -56,6 +56,7 @@ def readme(chart: Path) -> str:
 
 
 def main() -> None:
+    """Write the README of every chart; with --check only compare, and exit with status 1 when one is stale."""
     charts = sorted(path.parent for path in CHARTS.glob("*/Chart.yaml"))
     fresh = {chart / "README.md": readme(chart) for chart in charts}
     stale = [path for path, text in fresh.items() if path.read_text(encoding="utf-8") != text]

@@ -35,6 +35,7 @@ def differences(fresh: Path) -> list[str]:
 
 
 def main() -> None:
+    """Generate the protobuf modules; with --check only compare, and exit with status 1 when one is stale."""
     if "--check" not in sys.argv[1:]:
         generate(ROOT)
         return

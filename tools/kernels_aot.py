@@ -24,6 +24,7 @@ COLUMNS = ("kernel", "arch", "VGPR", "SGPR", "LDS bytes", "waves per SIMD", "MFM
 
 
 def main() -> None:
+    """Compile all cases and write their table; exit status 1 for a case with a problem, or a stale table (--check)."""
     args = _arguments()
     print(f"triton {triton.__version__}")
     rows, broken = [], []

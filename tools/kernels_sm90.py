@@ -64,6 +64,7 @@ class CompileOnly:
 
 
 def main() -> None:
+    """Compile every kernel with --only in its name; exit status 1 when one needs more than it may have."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="kernels with this in their name")
     args = parser.parse_args()

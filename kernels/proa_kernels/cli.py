@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """`args.run` of the result is the command's function; it returns the exit status."""
     top = argparse.ArgumentParser(prog="proa-kernels", description=(__doc__ or "").strip())
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     measure = commands.add_parser("tune", help="measure every arm and block size per shape; write this GPU's table")
@@ -61,6 +62,7 @@ def default_jobs() -> int:
 
 
 def run_tune(args: argparse.Namespace) -> int:
+    """Exit status 1 when a measured arm was wrong; raises UsageError for a shape that no table can be written for."""
     shapes = [parse_shape(text, tune.SHAPES) for text in args.shape or tune.SHAPES]
     kinds = args.kind or ["bf16"]
     for shape in shapes if "a16w8" in kinds else ():

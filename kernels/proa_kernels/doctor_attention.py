@@ -47,6 +47,7 @@ class Paged:
     def random(
         cls, lengths: tuple[int, ...], inner: tuple[int, ...], token_dim: int, dtype: torch.dtype, device: torch.device
     ) -> Paged:
+        """Pages in random order; rows that no sequence has are poisoned, and unused table entries point to poison."""
         page = inner[token_dim]
         width = -(-max(lengths) // page)
         num_pages = len(lengths) * width + 1
@@ -62,6 +63,7 @@ class Paged:
 
 
 def checks(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Check]]:
+    """Name and check of rope, paged attention and KV copies; a check returns "" or what is wrong."""
     yield "rope_write", partial(check_rope, device, dtype)
     yield "latent_rope_write", partial(check_latent_rope, device, dtype)
     yield "gqa_decode", partial(check_gqa_decode, device, dtype)
@@ -150,6 +152,7 @@ def check_rope(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def check_latent_rope(device: torch.device, dtype: torch.dtype) -> str:
+    """Rotates queries in place and writes normed latents: against the float32 reference, canaries intact."""
     q = Guarded.empty((9, 3, 48), dtype, device)
     q.tensor.copy_(torch.randn(9, 3, 48, device=device))
     latent, norm = torch.randn(9, 40 + 16, device=device).to(dtype), torch.randn(40, device=device).to(dtype)

@@ -55,6 +55,7 @@ def half_of(device: torch.device) -> torch.dtype:
 
 
 def checks(device: torch.device) -> Iterator[tuple[str, Check]]:
+    """Name and check of every family on this device; a check returns "" or what is wrong."""
     is_gpu = device.type == "cuda"
     for tokens in TOKENS + MANY_TOKENS if is_gpu else TOKENS:
         yield f"align {tokens}", partial(check_align, device, tokens, is_native=False)
@@ -125,6 +126,7 @@ GATES = {
 
 
 def check_gate(device: torch.device, spec: GateSpec, *, is_native: bool) -> str:
+    """Experts and weights of 37 tokens against the reference; one token may choose otherwise on a near tie."""
     num_experts = 64 if spec.num_groups > 1 else 40
     logits = torch.randn(37, num_experts, device=device)
     bias = torch.randn(num_experts, device=device) / 8 if spec.num_groups > 1 else None
@@ -164,6 +166,7 @@ def check_aiter(device: torch.device) -> str:
 
 
 def check_combine(device: torch.device) -> str:
+    """The weighted sum over each token's experts against float32."""
     shape = SMALL[device.type]
     problem = Problem.random(shape, "bf16", 19, device)
     alignment = problem.align(0, 16)
@@ -177,6 +180,7 @@ def check_combine(device: torch.device) -> str:
 
 
 def check_norm(device: torch.device, size: int) -> str:
+    """RMS norm of x + residual against float32; the sum itself to the bit."""
     dtype = half_of(device)
     x, residual = (torch.randn(7, size, device=device).to(dtype) for _ in range(2))
     weight = torch.randn(size, device=device).to(dtype)

@@ -30,6 +30,7 @@ def checks(device: torch.device) -> Iterator[tuple[str, Check]]:
 
 
 def check_first(device: torch.device, tokens: int, rows: int, blocks: GemmBlocks | None) -> str:
+    """Product 1 of fp8 values with block scales on both sides, in row tiles of `rows`, against float32."""
     problem = Problem.random(SMALL[device.type], "a16w8", tokens, device)
     alignment = problem.align(0, rows)
     x, x_scale = _quantized(problem.x)
@@ -43,6 +44,7 @@ def check_first(device: torch.device, tokens: int, rows: int, blocks: GemmBlocks
 
 
 def check_second(device: torch.device, tokens: int, rows: int, blocks: GemmBlocks | None) -> str:
+    """Product 2 of fp8 values with block scales on both sides, in row tiles of `rows`, against float32."""
     problem = Problem.random(SMALL[device.type], "a16w8", tokens, device)
     alignment = problem.align(0, rows)
     h, h_scale = _quantized(torch.randn(alignment.rows_R.numel(), problem.shape.width, device=device))

@@ -57,6 +57,7 @@ def spec_values(spec: GateSpec) -> tuple[int | float | str | bool, ...]:
 
 
 def check_gate(logits_TE: torch.Tensor, spec: GateSpec, bias_E: torch.Tensor | None) -> None:
+    """Raises ValueError for shapes, types and counts that the kernels do not take."""
     if logits_TE.dim() != 2 or not logits_TE.is_contiguous() or not logits_TE.is_floating_point():
         raise ValueError(f"logits must be contiguous floats [T, E], not {logits_TE.dtype} {tuple(logits_TE.shape)}")
     num_experts = logits_TE.shape[1]

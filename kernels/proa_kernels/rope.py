@@ -114,6 +114,7 @@ def rope_write_ref(
     qkv: torch.Tensor, norm: torch.Tensor | None, eps: float, rotation: torch.Tensor,
     pages: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
+    """Queries, normed and rotated, [T, H, D]; keys and values of `qkv` go to their places in `cache`."""
     num_kv_heads, page_tokens = cache.shape[2:4]
     qk, v = qkv.float().split_with_sizes([qkv.shape[1] - num_kv_heads, num_kv_heads], 1)
     if norm is not None:
@@ -128,6 +129,7 @@ def latent_rope_write_ref(
     q: torch.Tensor, latent: torch.Tensor, norm: torch.Tensor, eps: float, rotation: torch.Tensor,
     pages: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor,
 ) -> None:  # fmt: skip
+    """Rotates the last dimensions of `q` in place; normed latent and rotated key go to their places in `cache`."""
     num_rotated = 2 * rotation.shape[1]
     q[..., -num_rotated:] = rotate_ref(q[..., -num_rotated:].float(), rotation).to(q.dtype)
     latent_R, key = latent.float().split_with_sizes([norm.shape[0], num_rotated], 1)

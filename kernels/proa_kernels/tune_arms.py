@@ -131,6 +131,7 @@ def _right(kind: Kind, arch: Arch, which: Product, rows: int, verdicts: Verdicts
 def fastest_products(
     problem: Problem, rows: int, firsts: Sequence[GemmBlocks], seconds: Sequence[GemmBlocks]
 ) -> tuple[GemmBlocks, GemmBlocks]:
+    """The fastest blocks of each product under row tiles of `rows`, over all routings."""
     alignments = [problem.align(routing, rows) for routing in range(NUM_ROUTINGS)]
     capacity = alignments[0].rows_R.numel()
     h = torch.randn(capacity, problem.shape.width, device=problem.x.device).to(problem.x.dtype)

@@ -13,6 +13,7 @@ class JsonLines(logging.Formatter):
     """For machines."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One JSON object: time in UTC, level, logger, message, the values of `extra`, and a traceback if any."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -122,6 +122,7 @@ def write_corpus(data: Path) -> None:
 
 
 def main() -> int:
+    """Exit status 2 when a tool is missing or a package cannot be fetched."""
     parser = argparse.ArgumentParser(description="Fetch public-domain text and write the training corpus.")
     parser.add_argument("--data", type=Path, default=Path(".data/tiny_moe"), help="work folder (default: %(default)s)")
     data: Path = parser.parse_args().data

@@ -120,6 +120,7 @@ def free_text(writer: Writer, seed: int) -> list[dict[str, str]]:
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Everything that bench/tiny_moe/evaluation.json holds; raises TinyMoeError when corpus or model is missing."""
     started = time.monotonic()
     corpus, tokenizer, model = (
         load_corpus(settings.data),
@@ -144,6 +145,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def parse(arguments: list[str] | None = None) -> EvaluateSettings:
+    """The settings, with the values of the committed evaluation as defaults."""
     parser = argparse.ArgumentParser(
         description="Measure the bundled model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -158,6 +160,7 @@ def parse(arguments: list[str] | None = None) -> EvaluateSettings:
 
 
 def main() -> int:
+    """Write the evaluation; exit status 1 when a task is below --require, 2 without corpus or model."""
     settings = parse()
     try:
         result = evaluate(settings)

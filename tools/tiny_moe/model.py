@@ -212,6 +212,7 @@ class TinyMoe(nn.Module):
         return [layer.mlp for layer in layers if isinstance(layer.mlp, MoeMlp)]
 
     def forward(self, ids_BS: Tensor) -> Output:
+        """`Output` of token ids [B, S]; T is B * S, sequence by sequence."""
         batch, positions = ids_BS.shape
         cos, sin = self.cos[:positions].repeat(batch, 1), self.sin[:positions].repeat(batch, 1)
         embedded = self.embed_tokens(ids_BS)

@@ -83,6 +83,7 @@ def _dictd(folder: Path, name: str, encoding: str = "utf-8") -> str:
 
 
 def read_devil(folder: Path) -> list[Document]:
+    """The Devil's Dictionary, one document per definition."""
     body = _dictd(folder, "devil").split("ABASEMENT, n.", 1)[1]
     pieces = re.split(
         r"^([A-Z][A-Z' -]+), ((?:n|adj|v|adv|pp|x|pro)\.(?:[a-z]+\.)?)", "ABASEMENT, n." + body, flags=re.M

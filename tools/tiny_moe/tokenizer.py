@@ -76,6 +76,7 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
 
 
 def tokenizer_config() -> dict[str, object]:
+    """What transformers reads beside tokenizer.json, the chat template included."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN,
@@ -106,6 +107,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def main() -> int:
+    """Train and write the tokenizer; exit status 2 without a corpus."""
     parser = argparse.ArgumentParser(description="Train the tokenizer of the bundled model.")
     parser.add_argument(
         "--data", type=Path, default=Path(".data/tiny_moe"), help="corpus folder (default: %(default)s)"

@@ -183,6 +183,7 @@ class Trainer:
         self.saved = time.monotonic()
 
     def summary(self) -> dict[str, object]:
+        """What the log says of the run: device, sizes, settings, and the losses so far."""
         settings = self.settings
         return {
             "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
@@ -198,6 +199,7 @@ class Trainer:
 
 
 def parse(arguments: list[str] | None = None) -> TrainSettings:
+    """The settings, with the values of the committed training as defaults."""
     parser = argparse.ArgumentParser(
         description="Train the bundled model from scratch.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

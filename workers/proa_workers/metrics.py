@@ -109,6 +109,7 @@ class _LoadCollector(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
+        """Gauges and counters of the loop's last report; nothing before the model has loaded."""
         load = self._source.load
         if load is None:
             return

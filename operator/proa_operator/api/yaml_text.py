@@ -12,6 +12,7 @@ class KubernetesLoader(yaml.SafeLoader):
     """PyYAML's safe loader without base-60 numbers (1:4 is text to kubectl) and with duplicate keys refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping with unique keys; raises MarkedYAMLError at the second use of one."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key.value, str):

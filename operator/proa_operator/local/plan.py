@@ -38,6 +38,7 @@ def plan(
     most = max(len(roles), _most_workers(spec))
 
     def make_worker(role: Role, idx: int) -> Process:
+        """Takes the next free ports, so calls are in the order of the table."""
         return worker_process(
             spec,
             name=f"{_POOLS[role]}-{idx}",

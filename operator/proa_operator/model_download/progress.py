@@ -116,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _CLIENT_SECONDS
 
     def do_GET(self) -> None:
+        """/progress as JSON: what Progress.snapshot tells; 404 for anything else."""
         if self.path != "/progress":
             self.send_error(404)
             return

@@ -134,6 +134,7 @@ class EngineLoop:
         future: Future[T] = Future()
 
         def command() -> None:
+            """Runs on the engine's thread; what it raises reaches whoever asked, a bug ends the loop as well."""
             if not future.set_running_or_notify_cancel():
                 return  # the caller has left
             if self._has_failed:

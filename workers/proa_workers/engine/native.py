@@ -148,6 +148,7 @@ class NativeEngine:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, before: Flight | None) -> NativeFlight:
+        """Starts a step without waiting for the device; unread tokens of `plan` are those of the flight `before`."""
         is_unread = [piece.is_unread for piece in plan.slices]
         unread_S = None
         if any(is_unread):
@@ -177,6 +178,7 @@ class NativeEngine:
 
 
 def engine_info(config: ModelConfig, placement: Placement, model_path: str) -> EngineInfo:
+    """What the gateway and the metrics are told of the model; `model_path` also locates the tokenizer."""
     return EngineInfo(
         model_path=model_path,
         model_type=config.model_type,

@@ -43,6 +43,7 @@ class TcpTransport:
         self._is_closed = False
 
     def read(self, transfer: Transfer, chunks: Sequence[Chunk], stop: StopSignal) -> Iterator[Chunk]:
+        """As BlockReader.read, in the order of `chunks`, over one connection that is kept for the next transfer."""
         runs = to_runs(block for chunk in chunks for block in from_runs([chunk.source]))
         request = pb.ReadRequest(
             transfer=transfer_message(transfer), reader=peer_message(self._reader), runs=run_messages(runs)

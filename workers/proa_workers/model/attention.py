@@ -38,6 +38,7 @@ class GqaAttention:
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, prefix: str, layer: int) -> GqaAttention:
+        """Reads q_proj, k_proj, v_proj, o_proj and the q and k norms under `prefix`, q and k in `pair_order`."""
         heads, kv_heads, dim, hidden = config.num_heads, config.num_kv_heads, config.head_dim, config.hidden_size
         order = pair_order(dim)
         parts = [

@@ -68,6 +68,7 @@ class Decoder:
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, max_model_len: int) -> Decoder:
+        """Takes all tensors from `source`; raises CheckpointError for one that is missing or of another shape."""
         shape = (config.vocab_size, config.hidden_size)
         embed_VM = source.take("model.embed_tokens.weight", shape)
         return cls(

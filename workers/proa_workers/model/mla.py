@@ -49,6 +49,7 @@ class MlaAttention:
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, prefix: str, layer: int) -> MlaAttention:
+        """Reads the tensors under `prefix`; queries with or without a low rank, keys and values split by head."""
         mla, hidden, heads = config.mla, config.hidden_size, config.num_heads
         assert mla is not None
         has_pairs, rank = config.rope.has_adjacent_pairs, mla.q_lora_rank

@@ -57,6 +57,7 @@ class Gate:
 
 
 def gate_spec(moe: MoeConfig, has_shared: bool = True) -> GateSpec:
+    """How the gate chooses, in the kernels' terms; `has_shared` appends the shared experts to every token's choice."""
     return GateSpec(
         top_k=moe.top_k,
         score=moe.score,
@@ -114,6 +115,7 @@ class MoeLayer:
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, layer_prefix: str) -> MoeLayer:
+        """Reads router, experts and shared experts under `layer_prefix`, named as in Mixtral or as in Qwen."""
         moe, hidden = config.moe, config.hidden_size
         assert moe is not None
         block, *names = MIXTRAL_NAMES if moe.naming == "mixtral" else QWEN_NAMES

@@ -50,6 +50,7 @@ class CheckpointReader:
         return any(name.startswith(prefix) for name in self._file_of)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor on the device, in `dtype` or the model's; float8 is dequantised by its block scales."""
         path = self._file_of.get(name)
         if path is None:
             raise CheckpointError(

@@ -39,6 +39,7 @@ class GrammarMatcher:
         self.failure: str | None = None
 
     def fill_mask(self, row: npt.NDArray[np.int32]) -> bool:
+        """Sets the bit of every token that may come next, int32 [V / 32]; after a failure the end of text alone may."""
         assert row.flags.c_contiguous, "the mask row must be contiguous"
         if self.failure is None:
             self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)

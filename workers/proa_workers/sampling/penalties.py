@@ -37,6 +37,7 @@ class HostPenalties:
         self._prompts = PromptArrays()
 
     def penalise(self, logits_RV: Tensor, rows: Sequence[SampleRow], unread: Sequence[int]) -> None:
+        """Changes logits [R, V] in place, as OpenAI and Hugging Face define penalties; others stay as they are."""
         seen = self._prompts.take([row for row in rows if row.params.repetition_penalty != 1.0])
         edits = []
         for r, row in enumerate(rows):

@@ -24,6 +24,7 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         self._worker = worker
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> AsyncIterator[pb.DrainProgress]:
+        """Progress until all requests have ended or the timeout is over; raises Draining before the model is loaded."""
         if not self._worker.is_loaded:
             raise Draining("the model still loads: nothing to drain")
         timeout = request.timeout_ms / 1000 or self._worker.settings.drain_timeout_seconds
@@ -35,6 +36,7 @@ class AdminServicer(worker_admin_pb2_grpc.WorkerAdminServicer):
         yield self._progress(is_done=await drain)
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadReply:
+        """What the operator probes: phase and totals always, queues and KV blocks once the engine runs."""
         worker = self._worker
         reply = pb.LoadReply(phase=worker.phase, fraction=worker.fraction, role=ROLES[worker.role])
         tally = worker.tally

@@ -55,6 +55,7 @@ class EngineServicer(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[m
     async def FlushCache(
         self, request: common_pb2.FlushCacheRequest, context: Context
     ) -> common_pb2.FlushCacheResponse:
+        """Drops the prefix cache as soon as nothing runs; success is false when that takes longer than timeout_s."""
         self._loaded()
         deadline = time.monotonic() + request.timeout_s
         while not (is_flushed := await asyncio.wrap_future(self._worker.loop.flush())):
@@ -71,6 +72,7 @@ class EngineServicer(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[m
         raise Unsupported("this worker has no profiler RPC")
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
+        """Lengths are in tokens; the gateway reads the tokenizer and the default sampling parameters from it."""
         self._loaded()
         info = self._worker.engine.info
         return pb.GetModelInfoResponse(
@@ -90,6 +92,7 @@ class EngineServicer(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[m
         )
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """Role and engine id of the KV hand-off, by which the gateway pairs workers."""
         self._loaded()
         worker = self._worker
         return pb.GetServerInfoResponse(

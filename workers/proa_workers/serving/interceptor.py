@@ -24,6 +24,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
+        """The handler, wrapped so that its errors become statuses."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler

@@ -27,6 +27,7 @@ class KvControl(pb_grpc.KvControlServicer):
         self._holder = holder
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
+        """Where this holder's blocks are and how they are laid out; the reader checks the hash before it reads."""
         self._holder.see_peer(peer_value(request.reader))
         memory = self._holder.memory
         return pb.HelloReply(
@@ -40,6 +41,7 @@ class KvControl(pb_grpc.KvControlServicer):
         )
 
     async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveReply:
+        """Blocks of a finished prompt under a lease, with the CRC32C of each; raises as KvHolder.reserve does."""
         transfer = transfer_value(request.transfer)
         lease, crcs = await self._holder.reserve(transfer, peer_value(request.reader), CHECKSUM_SECONDS)
         return pb.ReserveReply(

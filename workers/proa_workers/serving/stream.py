@@ -85,6 +85,7 @@ class _Clock:
         self._last = 0.0
 
     def record(self, outcome: Outcome, now: float) -> None:
+        """Time to first token, gaps between tokens, and the end, from the outcome of one step; `now` in seconds."""
         if outcome.sampled is not None:
             self._metrics.generation_tokens.inc()
             if self._first:
