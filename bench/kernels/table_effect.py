@@ -49,7 +49,7 @@ def side(table: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Both sides and their ratio; without a table, the one side that a process measures. Exit status 2 without a GPU."""
+    """Both sides and their ratio; without an argument one side, as a child. Exit status 2 without a GPU."""
     if not torch.cuda.is_available():
         print("no GPU here: a table is worth something on the GPU it was measured on", file=sys.stderr)
         raise SystemExit(2)
