@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 
 from proa_kernels.arch import Arch
 
-Need = Literal["mfma", "wide_loads"]
+Need = Literal["mfma", "scaled_mfma", "wide_loads"]
 REGISTERS_PER_LANE = 512
 MAX_WAVES_PER_SIMD = 8
 
@@ -50,6 +50,7 @@ class Resources:
     sgpr_spills: int
     occupancy: int
     mfma: int
+    scaled_mfma: int
     wide_loads: int
 
 
@@ -103,6 +104,7 @@ def read_assembly(text: str, lds_bytes: int) -> Resources:
         sgpr_spills=_directive(text, r"\.sgpr_spill_count:"),
         occupancy=min(MAX_WAVES_PER_SIMD, REGISTERS_PER_LANE // max(8, -(-vgpr // 8) * 8)),
         mfma=len(re.findall(r"^\s*v_mfma_", text, re.MULTILINE)),
+        scaled_mfma=len(re.findall(r"^\s*v_mfma_scale_", text, re.MULTILINE)),
         wide_loads=len(re.findall(r"^\s*(?:global|buffer)_load_(?:lds_)?dwordx4\b", text, re.MULTILINE)),
     )
 
@@ -124,6 +126,8 @@ def problems(case: Case, arch: Arch, found: Resources) -> list[str]:
         lines.append(f"{where}: needs {found.lds_bytes} bytes of LDS, the GPU has {arch.lds_bytes}")
     if "mfma" in case.needs and not found.mfma:
         lines.append(f"{where}: no MFMA instruction")
+    if "scaled_mfma" in case.needs and not found.scaled_mfma:
+        lines.append(f"{where}: no MFMA instruction that takes scales")
     if "wide_loads" in case.needs and not found.wide_loads:
         lines.append(f"{where}: no 16-byte global load")
     return lines

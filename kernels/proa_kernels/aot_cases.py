@@ -7,6 +7,7 @@ from typing import Any
 
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.aot_decode_cases import decode_cases
+from proa_kernels.aot_mxfp_cases import mx_cases
 from proa_kernels.arch import ROW_TILES, Arch, GemmBlocks, align_plan, decode_blocks, gemm_blocks
 from proa_kernels.gate_route_triton import COLS, DEPTH, NUM_SPLITS, ROWS, router_kernel
 from proa_kernels.gate_triton import gate_kernel
@@ -31,6 +32,7 @@ def cases_for(arch: Arch) -> Iterator[Case]:
     yield from _gemm_cases(arch)
     yield make_case("combine", combine_kernel, {"rows_ptr": "*bf16", "weights_ptr": "*fp32", "out_ptr": "*bf16"},
                 {"PER_TOKEN": 8, "COLS": 2048}, 4, needs=("wide_loads",))  # fmt: skip
+    yield from mx_cases(arch)
     yield from _few_pairs_cases(arch)
     yield from decode_cases(arch)
 

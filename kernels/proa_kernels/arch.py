@@ -193,15 +193,54 @@ def gemm_blocks(arch: Arch, rows: int, *, has_scale_blocks: bool = False) -> tup
 
     With weights scaled in blocks no tile is wider than one, because a program loads one scale for each step.
     """
-    if rows not in ROW_TILES:
-        raise ValueError(f"row tile {rows} is not one of {ROW_TILES}")
-    idx = ROW_TILES.index(rows)
+    idx = _tile_index(rows)
     first, second = GEMM1_BLOCKS[arch.name][idx], GEMM2_BLOCKS[arch.name][idx]
     return (_within_scales(first), _within_scales(second)) if has_scale_blocks else (first, second)
 
 
+def _tile_index(rows: int) -> int:
+    if rows not in ROW_TILES:
+        raise ValueError(f"row tile {rows} is not one of {ROW_TILES}")
+    return ROW_TILES.index(rows)
+
+
 def _within_scales(blocks: GemmBlocks) -> GemmBlocks:
     return replace(blocks, cols=min(blocks.cols, SCALE_GROUP))
+
+
+# Products with microscaling weights, chosen by registers, LDS and load widths alone: no GPU ran them. The scaled matrix
+# cores of gfx950 take both sides as they are; where one or both become bfloat16 in registers, tiles must be smaller.
+_DECODED_MX_BLOCKS = (
+    (_blocks(16, 64, 128, 1, 4, 2), _blocks(16, 64, 128, 1, 4, 2)),
+    (_blocks(32, 32, 128, 1, 2, 2), _blocks(32, 128, 128, 1, 4, 2)),
+    (_blocks(64, 64, 128, 8, 4, 2), _blocks(64, 128, 128, 8, 4, 2)),
+    (_blocks(128, 64, 128, 8, 8, 2), _blocks(128, 64, 128, 8, 8, 2)),
+)
+_SCALED_MX_BLOCKS = (
+    (_blocks(16, 64, 256, 1, 4, 2), _blocks(16, 128, 256, 1, 4, 2)),
+    (_blocks(32, 128, 128, 1, 4, 2), _blocks(32, 128, 256, 1, 4, 2)),
+    (_blocks(64, 64, 128, 8, 4, 2), _blocks(64, 128, 128, 8, 4, 2)),
+    (_blocks(128, 128, 128, 8, 8, 2), _blocks(128, 256, 128, 8, 8, 2)),
+)
+_WIDENED_MX_BLOCKS = (
+    (_blocks(16, 64, 128, 1, 4, 2), _blocks(16, 128, 128, 1, 4, 2)),
+    (_blocks(32, 128, 128, 1, 4, 2), _blocks(32, 128, 128, 1, 4, 2)),
+    (_blocks(64, 64, 64, 8, 4, 2), _blocks(64, 128, 128, 8, 4, 2)),
+    (_blocks(128, 128, 64, 8, 8, 2), _blocks(128, 256, 64, 8, 8, 2)),
+)
+
+
+def mx_blocks(arch: Arch, rows: int, *, is_a16: bool) -> tuple[GemmBlocks, GemmBlocks]:
+    """Blocks of both microscaling products for row tiles of `rows`; ValueError if there is no such tile."""
+    idx = _tile_index(rows)
+    if not has_scaled_products(arch):
+        return _DECODED_MX_BLOCKS[idx]
+    return (_WIDENED_MX_BLOCKS if is_a16 else _SCALED_MX_BLOCKS)[idx]
+
+
+def has_scaled_products(arch: Arch) -> bool:
+    """Whether the matrix cores take microscaling operands."""
+    return arch.name == "gfx950"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def dequantize_mx(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """
     check_mx("values", values, scales)
     numbers = values.float() if format_of(values) == "mxfp8" else _e2m1_numbers(values)
-    return (numbers.unflatten(-1, (-1, GROUP)) * scales.view(torch.float8_e8m0fnu).float()[..., None]).flatten(-2)
+    return (_split(numbers, GROUP) * scales.view(torch.float8_e8m0fnu).float()[..., None]).flatten(-2)
 
 
 def check_mx(name: str, values: torch.Tensor, scales: torch.Tensor) -> None:
@@ -93,6 +93,11 @@ def check_mx(name: str, values: torch.Tensor, scales: torch.Tensor) -> None:
         raise ValueError(f"{name} and their scales must be contiguous; call .contiguous() once at load time")
 
 
+def _split(x: torch.Tensor, size: int) -> torch.Tensor:
+    """[..., columns / size, size]"""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
+
+
 def _e2m1_numbers(pairs: torch.Tensor) -> torch.Tensor:
     codes = torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
     table = torch.tensor((*E2M1, *(-number for number in E2M1)), device=pairs.device)
@@ -101,7 +106,7 @@ def _e2m1_numbers(pairs: torch.Tensor) -> torch.Tensor:
 
 def quantize_mx_ref(x_TM: torch.Tensor, mx: MxFormat) -> tuple[torch.Tensor, torch.Tensor]:
     elements = ELEMENTS[mx]
-    groups = x_TM.double().unflatten(1, (-1, GROUP))
+    groups = _split(x_TM.double(), GROUP)
     largest = groups.abs().amax(-1)
     is_finite = largest.isfinite()
     exponent = torch.frexp(largest.masked_fill(~is_finite, 0.0)).exponent - 1
@@ -118,7 +123,7 @@ def _e2m1_pairs(numbers: torch.Tensor) -> torch.Tensor:
     for code, (below, above) in enumerate(itertools.pairwise(E2M1)):
         middle = (below + above) / 2
         codes = codes + ((size > middle) if code % 2 == 0 else (size >= middle)).to(torch.uint8)
-    low, high = codes.unflatten(-1, (-1, 2)).unbind(-1)
+    low, high = _split(codes, 2).unbind(-1)
     return low | high << 4
 
 

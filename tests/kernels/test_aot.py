@@ -16,6 +16,7 @@ from proa_kernels.arch import GFX942, GFX950, Arch
 ROOT = Path(__file__).resolve().parents[2]
 ASSEMBLY = """
 \tv_mfma_f32_16x16x16_bf16 v[0:3], v[4:5], v[6:7], 0
+\tv_mfma_scale_f32_16x16x128_f8f6f4 v[0:3], v[4:11], v[12:15], v[0:3], v16, v17 op_sel_hi:[0,0,0] blgp:4
 \tglobal_load_dwordx4 v[8:11], v[12:13], off
 \tglobal_load_dword v14, v[12:13], off
 \tbuffer_load_dwordx4 v0, s[0:3], 0 offen lds
@@ -25,17 +26,27 @@ ASSEMBLY = """
   .vgpr_count:     170
   .vgpr_spill_count: 3
 """
-GOOD = Resources(vgpr=120, sgpr=30, lds_bytes=65536, vgpr_spills=0, sgpr_spills=0, occupancy=4, mfma=8, wide_loads=4)
+GOOD = Resources(
+    vgpr=120, sgpr=30, lds_bytes=65536, vgpr_spills=0, sgpr_spills=0, occupancy=4, mfma=8, scaled_mfma=8, wide_loads=4
+)  # fmt: skip
 CASE = Case(
     name="k", kernel=None, types={}, constants={}, divisible=frozenset(), num_warps=4,
-    needs=frozenset({"mfma", "wide_loads"}),
+    needs=frozenset({"mfma", "scaled_mfma", "wide_loads"}),
 )  # fmt: skip
 
 
 def test_assembly_is_read():
     found = read_assembly(ASSEMBLY, 4096)
     assert found == Resources(
-        vgpr=170, sgpr=29, lds_bytes=4096, vgpr_spills=3, sgpr_spills=0, occupancy=2, mfma=1, wide_loads=3
+        vgpr=170,
+        sgpr=29,
+        lds_bytes=4096,
+        vgpr_spills=3,
+        sgpr_spills=0,
+        occupancy=2,
+        mfma=2,
+        scaled_mfma=1,
+        wide_loads=3,
     )
 
 
@@ -53,6 +64,7 @@ def test_other_assembly_is_refused():
         ({"lds_bytes": 65537}, GFX942, ["k on gfx942: needs 65537 bytes of LDS, the GPU has 65536"]),
         ({"lds_bytes": 65537}, GFX950, []),
         ({"mfma": 0}, GFX950, ["k on gfx950: no MFMA instruction"]),
+        ({"scaled_mfma": 0}, GFX950, ["k on gfx950: no MFMA instruction that takes scales"]),
         ({"wide_loads": 0}, GFX950, ["k on gfx950: no 16-byte global load"]),
     ],
 )  # fmt: skip
@@ -64,7 +76,10 @@ def test_rules(change: dict[str, int], arch: Arch, messages: list[str]):
 def test_every_case_has_its_own_name_and_products_have_needs(arch: Arch):
     cases = list(cases_for(arch))
     assert len({case.name for case in cases}) == len(cases)
-    assert all(case.needs == {"mfma", "wide_loads"} for case in cases if case.name.startswith("gemm"))
+    assert all(case.needs >= {"mfma", "wide_loads"} for case in cases if case.name.startswith("gemm"))
+    assert {("scaled_mfma" in case.needs) for case in cases if " x mxfp" in case.name and "bf16" not in case.name} == {
+        arch is GFX950
+    }
 
 
 def test_one_kernel_compiles_for_both_without_a_gpu():
