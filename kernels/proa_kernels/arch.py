@@ -17,7 +17,7 @@ Arm = Literal["reference", "triton", "native"]
 ArchName = Literal["cpu", "sm90", "gfx942", "gfx950"]
 Op = Literal[
     "moe_align", "gate", "route", "moe_gemm", "moe_combine", "moe_decode", "group_quant",
-    "rms_norm", "rope_write", "paged_attention", "kv_copy",
+    "rms_norm", "rope_write", "paged_attention", "kv_copy", "sample",
 ]  # fmt: skip
 
 
@@ -48,6 +48,11 @@ def arch_of(device: torch.device) -> Arch:
 def has_kernels_for(device: torch.device) -> bool:
     """Whether `device` is a GPU that a table here was written for."""
     return device.type == "cuda" and _name_and_units(device)[0] in ARMS
+
+
+def gpu_name(device: torch.device) -> str:
+    """As the tables call it: sm90, gfx942."""
+    return _name_and_units(device)[0]
 
 
 def _name_and_units(device: torch.device) -> tuple[str, int]:

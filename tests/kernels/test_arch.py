@@ -21,6 +21,7 @@ from proa_kernels.arch import (
     arch_named,
     arm_for,
     gemm_blocks,
+    mx_blocks,
     row_tile,
     xcd_tile,
 )  # fmt: skip
@@ -111,6 +112,18 @@ def test_every_row_tile_has_blocks(arch: Arch):
             assert 128 % blocks.cols == 0  # and so must its columns
     with pytest.raises(ValueError, match="row tile 8"):
         gemm_blocks(arch, 8)
+
+
+@pytest.mark.parametrize("arch", GPUS, ids=lambda arch: f"{arch.name}-{arch.num_xcds}")
+@pytest.mark.parametrize("is_a16", [False, True])
+def test_microscaling_tiles_hold_whole_groups(arch: Arch, is_a16: bool):
+    for rows in ROW_TILES:
+        for blocks in mx_blocks(arch, rows, is_a16=is_a16):
+            assert blocks.rows == rows
+            assert blocks.depth % 32 == 0
+            assert blocks.cols % 32 == 0  # the first product quantises what it leaves
+    with pytest.raises(ValueError, match="row tile 8"):
+        mx_blocks(arch, 8, is_a16=is_a16)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from triton.runtime import interpreter
 
 CPU = torch.device("cpu")
 ROWS = 16
-SMALL = GemmBlocks(rows=ROWS, cols=32, depth=64, group=2, num_warps=1, num_stages=1)
+SMALL = GemmBlocks(rows=ROWS, cols=64, depth=64, group=2, num_warps=1, num_stages=1)
 CANARY = 0xA5
 # tokens, experts per token, experts, hidden, width, one expert with everything
 SHAPES = [(1, 2, 4, 64, 32, False), (13, 2, 5, 96, 64, False), (19, 1, 3, 160, 96, True)]
