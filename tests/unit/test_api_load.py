@@ -100,6 +100,17 @@ BAD = [
 ]
 
 
+def test_profiles_beside_the_service(tmp_path: Path) -> None:
+    profile = "apiVersion: proa.dev/v1alpha1\nkind: PerformanceProfile\nmetadata: {name: p}\n"
+    path = tmp_path / "service.yaml"
+    for text in (f"{HEAD}{SPEC}---\n{profile}", f"{profile}---\n{HEAD}{SPEC}---\n{profile}"):
+        path.write_text(text)
+        assert load(path).metadata.name == "x"
+    path.write_text(profile)
+    with pytest.raises(ManifestError, match="kind is 'PerformanceProfile'; set it to DisaggregatedService"):
+        load(path)
+
+
 @pytest.mark.parametrize(("text", "line"), BAD)
 def test_bad_manifest_is_one_line_with_the_fix(tmp_path: Path, text: str, line: str) -> None:
     file = tmp_path / "bad.yaml"

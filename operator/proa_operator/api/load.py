@@ -18,7 +18,7 @@ from proa_operator.errors import ManifestError
 
 
 def load(path: Path, *, is_local: bool = False) -> DisaggregatedService:
-    """Read and validate the one DisaggregatedService in `path`.
+    """Read and validate the one DisaggregatedService in `path`; PerformanceProfiles may stand beside it.
 
     Raises ManifestError, one line for each problem; `is_local` leaves out the rules that hold in a cluster only.
     """
@@ -60,6 +60,8 @@ def _one_document(path: Path, text: str) -> dict[str, Any]:
         raise ManifestError(f"{path}{where}: is not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: is not valid YAML: {str(error).splitlines()[0]}") from None
+    if len(found) > 1:  # as `proa size` writes it: the manifest, and the speeds that it reckons with
+        found = [one for one in found if not isinstance(one, dict) or one.get("kind") != "PerformanceProfile"]
     if len(found) != 1:
         raise ManifestError(f"{path}: holds {len(found)} YAML documents; keep exactly one {KIND} in it")
     if not isinstance(found[0], dict):
