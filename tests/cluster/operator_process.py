@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import os
 import signal
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +99,7 @@ class Operator:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=15) as answer:
                 lines = answer.read().decode().splitlines()
-        except (urllib.error.URLError, OSError):
+        except (http.client.HTTPException, OSError):
             return {}
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
