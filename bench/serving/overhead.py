@@ -59,7 +59,6 @@ class InProcess:
         engine = build_engine(settings, lambda fraction: None)
         self._loop: EngineLoop = build_loop(engine, settings, self._deliver)
         self._event_loop = asyncio.get_running_loop()
-        self._num_left = 0
         self._done = asyncio.Event()
         self._loop.start()
 

@@ -23,9 +23,6 @@ from proa_operator.bench.session import Measured
 LATENCIES = (("TTFT", "ttft_ms"), ("ITL", "itl_ms"), ("TPOT", "tpot_ms"), ("E2E", "e2e_ms"))
 MAX_ERRORS = 3
 LATE_MS = 50.0  # a burst of a recorded trace takes some milliseconds to write
-COMPARED = (
-    "tok/s\n/worker", "tok/s\n/user", "TTFT\np50", "\np99", "TPOT\np50", "\np99", "good\nreq/s", "failed\nor cut",
-)  # fmt: skip
 VERSIONED = ("proa", "httpx", "numpy")
 
 

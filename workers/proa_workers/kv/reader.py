@@ -63,8 +63,6 @@ class KvReader:
         open_transport: OpenTransport = open_transport,
     ) -> None:
         self.identity = Reader(engine_id, epoch)
-        self.bytes_read = 0
-        self.seconds_reading = 0.0
         self.num_retries = 0
         self.outcomes: Counter[str] = Counter()  # "ok" or the error's class name
         self._memory = memory
@@ -96,8 +94,6 @@ class KvReader:
             self._spawn(self._abort(params, "cancelled"))
             raise
         self.outcomes["ok"] += 1
-        self.bytes_read += report.num_bytes
-        self.seconds_reading += report.seconds
         return report
 
     async def release(self, params: HandOff) -> None:
