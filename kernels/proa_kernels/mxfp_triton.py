@@ -66,6 +66,7 @@ def mx_numbers(elements, scale, ROWS: tl.constexpr, COLS: tl.constexpr, FORMAT: 
     """Numbers [ROWS, COLS] in DTYPE (float32 or bfloat16, exact in both down to 2^-126) of a block and its scales.
 
     An element's bits under the exponent of float32 are its number times a constant power of two, subnormals included.
+    NOTE: 0.5 of e2m1 passes through a subnormal float32: hardware that flushes those would read 0.
     """
     MANTISSA: tl.constexpr = 1 if FORMAT == "e2m1" else 3
     SIGN: tl.constexpr = 8 if FORMAT == "e2m1" else 128
