@@ -32,6 +32,7 @@ from bench.kernels.prefill_rows import prefill_rows
 from bench.kernels.quant_rows import quant_rows
 from bench.kernels.record import record
 from bench.kernels.rows import Row
+from bench.kernels.sample_rows import sample_rows
 from bench.serving.provenance import ROOT
 
 ROTATED_BYTES = 200 << 20  # several times the L2 of 50 MB
@@ -76,6 +77,7 @@ def _rows(ceilings: Ceilings, is_sweep: bool) -> Iterator[Row]:
     yield from kv_copy_rows(ceilings)
     yield from quant_rows(ceilings)
     yield from norm_quant_rows(ceilings)
+    yield from sample_rows(ceilings)
 
 
 def _norm_rows(ceilings: Ceilings) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from proa_kernels.rope import latent_rope_write_ref, rope_write_ref
 from proa_kernels.rope_triton import launch_latent_rope_write, launch_rope_write
 from proa_kernels.testing import Guarded, relative_error, tolerance
 
-from bench.kernels import kv_copy_rows, norm_quant_rows, prefill_rows, quant_rows
+from bench.kernels import kv_copy_rows, norm_quant_rows, prefill_rows, quant_rows, sample_rows
 from bench.kernels.decode_problem import BF16, MLA16, MLA128, PAGE, QWEN3, AttentionShape, Problem
 
 SCALE = 0.07
@@ -45,6 +45,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "kv_copy", kv_copy_rows.check
     yield "quant", quant_rows.check
     yield "norm_quant", norm_quant_rows.check
+    yield "sample", sample_rows.check
 
 
 def run(

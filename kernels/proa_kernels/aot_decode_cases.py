@@ -15,6 +15,8 @@ from proa_kernels.norm_triton import rms_norm_kernel
 from proa_kernels.prefill_triton import PREFILL_TILE, gqa_prefill_kernel
 from proa_kernels.quant_triton import quant_kernel, silu_mul_kernel
 from proa_kernels.rope_triton import latent_rope_write_kernel, rope_write_kernel
+from proa_kernels.sample_triton import COLS as SAMPLE_COLS
+from proa_kernels.sample_triton import sample_constants, sample_kernel, sample_warps
 
 PAGE = 32
 PLACES = {
@@ -34,6 +36,7 @@ def decode_cases(arch: Arch) -> Iterator[Case]:
     yield from _prefill_cases(arch)
     yield from _copy_cases()
     yield from _quant_cases(arch)
+    yield from _sample_cases(arch)
 
 
 def _norm_cases() -> Iterator[Case]:
@@ -98,6 +101,17 @@ def _quant_cases(arch: Arch) -> Iterator[Case]:
         yield make_case(
             f"add_norm_quant {name} {cols}", norm_quant_kernel, norm_types, constants, num_warps, needs=("wide_loads",)
         )
+
+
+def _sample_cases(arch: Arch) -> Iterator[Case]:
+    types = {
+        "temperature_ptr": "*fp32", "reach_ptr": "*fp64", "top_p_ptr": "*fp64", "seed_ptr": "*i64",
+        "count_ptr": "*i64", "tokens_ptr": "*i64", "peaks_ptr": "*fp32",
+    }  # fmt: skip
+    constants, num_warps = sample_constants(SAMPLE_COLS), sample_warps(SAMPLE_COLS, arch)
+    for name in ("bf16", "fp32"):
+        logits = {"logits_ptr": "*" + name}
+        yield make_case(f"sample {name}", sample_kernel, types | logits, constants, num_warps, needs=("wide_loads",))
 
 
 def _copy_cases() -> Iterator[Case]:
