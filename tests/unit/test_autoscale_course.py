@@ -24,8 +24,8 @@ def seconds_until_shrink(present: int, needed: int, course: Course, now: float =
     ("present", "needed", "at_least", "at_most"),
     [
         (12, 3, 0.0, 90.0),  # a fall of the load
-        (4, 3, 1500.0, 2400.0),
-        (12, 11, 5000.0, 6500.0),  # noise would ask for it again
+        (4, 3, 420.0, 540.0),
+        (12, 11, 1300.0, 1600.0),  # noise would ask for it again
         (4, 4, float("inf"), float("inf")),
     ],
 )

@@ -1,4 +1,4 @@
-"""What counts as noise, and what as a step or a ramp of the load."""
+"""What counts as noise, and what as a step of the load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from proa_operator.autoscale.demand import rise_of
 from proa_operator.autoscale.outlook import Outlook, outlook_of
 from proa_operator.autoscale.signals import LengthBucket, Spans
 from proa_operator.autoscale.steady import (
@@ -134,26 +133,6 @@ def test_lengths_are_stretched_to_their_own_mean() -> None:
     assert [bucket.prompt_tokens for bucket in steady.lengths] == pytest.approx([1010.0, 3030.0])
     changed = Sample(at=-WINDOW, rate=8.0, prompt=4000.0, output=200.0)
     assert steady_of((changed, *samples([8.0])), LENGTHS, SPANS).lengths == LENGTHS
-
-
-@pytest.mark.parametrize(
-    ("rates", "lowest", "highest"),
-    [
-        (
-            [4.0 + 0.4 * idx for idx in range(10)],
-            1.19,
-            1.21,
-        ),  # 0.4 a minute: 0.2 since the middle of the newest, 1 ahead
-        ([4.0] * 6 + [8.0] * 4, 0.0, 0.0),  # a step rises in one half
-        ([4.0] * 3 + [8.0] * 7, 0.0, 0.0),
-        ([8.0 - 0.1 * idx for idx in range(10)], 0.0, 0.0),
-        ([4.0 + 0.01 * idx for idx in range(10)], 0.0, 0.0),  # less than noise
-        ([1.0, 2.0, 3.0], 0.0, 0.0),  # too few
-    ],
-)
-def test_only_a_ramp_rises(rates: list[float], lowest: float, highest: float) -> None:
-    """Beyond the newest rate, 150 s ahead."""
-    assert lowest <= rise_of(samples(rates), rates[-1], 150.0, WINDOW) <= highest
 
 
 def test_error_of_a_rate_is_that_of_a_count() -> None:

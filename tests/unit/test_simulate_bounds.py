@@ -116,6 +116,22 @@ def test_requests_that_touch_a_window_are_not_judged_and_unanswered_ones_miss() 
     assert (score.attainment, score.attainment_of_all) == (0.5, pytest.approx(1 / 3))
 
 
+def nothing_left_out(num_parts: int) -> Windows:
+    none = np.zeros(120 * num_parts, dtype=np.bool_)
+    return Windows(startup=none, over_capacity=none)
+
+
+def test_turns_of_a_short_run_are_those_of_an_hour() -> None:
+    turns = [(0.0, 1, 1), (100.0, 2, 1), (200.0, 1, 1), (300.0, 2, 1)]
+    found = []
+    for num_parts in (2, 12):  # 20 minutes and two hours
+        run = scenario([0.01] * num_parts)
+        count = len(run.traffic)
+        outcome = Outcome(first_token_seconds=[1.0] * count, token_gap_seconds=[0.01] * count, targets=turns)
+        found.append(score_of(run, outcome, nothing_left_out(num_parts)).reversals_per_hour)
+    assert found == [2.0, 1.0]
+
+
 def test_the_oracle_holds_the_slo_with_fewer_gpus_than_full_pools() -> None:
     experiment = prepared(scenario([1.0, 4.0, 1.0]))
     _, score = experiment.run(experiment.oracle())

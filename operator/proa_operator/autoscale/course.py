@@ -3,15 +3,15 @@
 A pool whose need lies between two numbers of groups would go up and down with every breath of the load. So a pool that
 grew shrinks only once its idle groups weigh as much as a turn: each second adds their square over the size, as in a
 chi-squared statistic, of which noise makes little and a fall of the load much. A pool three times too large turns as
-soon as the down window lets it, and one with one group of ten too many waits for an hour and more. Each turn of the
-last hour multiplies the price: a load that comes and goes soon comes again. Growing is never delayed.
+soon as the down window lets it, and one with one group of twelve too many waits for 24 minutes. Each turn of the last
+hour multiplies the price: a load that comes and goes soon comes again. Growing is never delayed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-PRICE_WINDOWS = 0.4
+PRICE_WINDOWS = 0.1
 """Of a turn, in down windows: group seconds."""
 LATELY_WINDOWS = 12.0
 """How long a turn counts; an hour for the usual window."""

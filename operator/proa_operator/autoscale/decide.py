@@ -15,7 +15,7 @@ from proa_operator.autoscale.outlook import outlook_of
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.solve import Prediction, predict, solve
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Time between tokens in a pool of decode groups.
 
-A group with n sequences writes n tokens each tau(n) seconds. The sequences in the pool are those of a queue that
-nobody waits in (M/G/infinity), so their number is Poisson, and a pool is staffed by the square-root rule.
+A group with n sequences writes n tokens each tau(n) seconds, and nobody waits: a pool is staffed by the square-root
+rule, for sequences that share the groups (`least_staffed`) or, where prompts stretch the steps too, for as many as
+there would be with all steps at the objective (`least_decode`, M/G/infinity: more than there are).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from proa_operator.autoscale.models import GroupModel
 
 KV_FULL = 0.9
 """Used share of the KV cache that a group is planned for."""
+_LEAST_RIGID = 1e-3
+"""Of a step: a profile in which all of it grows with the sequences has no steady state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,29 @@ def least_decode(answers: Answers, batch: Batch, spread: float) -> int:
     """Groups that hold the sequences at hand, and `spread` standard deviations more; at least 1."""
     present = answers.tokens_per_second * answers.step(batch.num_seqs)
     return max(1, math.ceil((present + spread * math.sqrt(present)) / batch.num_seqs))
+
+
+def least_staffed(answers: Answers, batch: Batch, spread: float) -> int:
+    """Groups whose sequences stay within the batch at `spread` standard deviations; at least 1."""
+    num_groups = max(1, math.ceil(answers.tokens_per_second * answers.step(batch.num_seqs) / batch.num_seqs))
+    while num_groups * _bearable(answers, batch, spread, num_groups) < answers.tokens_per_second:
+        num_groups += 1
+    return num_groups
+
+
+def _bearable(answers: Answers, batch: Batch, spread: float, num_groups: int) -> float:
+    """Tokens per second that each of so many groups writes when they share all sequences evenly.
+
+    More sequences make longer steps, so they also stay longer: processor sharing at a rate phi(n) = n / tau(n). The
+    variance of their number is its mean over the elasticity of phi, the share of a step that does not grow with n.
+    """
+    num_seqs = float(batch.num_seqs)
+    for _ in range(3):
+        growing = answers.work * decode_seconds(answers.speed, num_seqs, answers.context) / answers.step(num_seqs)
+        deviation = spread / math.sqrt(num_groups * max(_LEAST_RIGID, 1.0 - growing))
+        root = (math.sqrt(deviation * deviation + 4.0 * batch.num_seqs) - deviation) / 2.0
+        num_seqs = root * root
+    return num_seqs / answers.step(num_seqs)
 
 
 def itl_at(answers: Answers, num_groups: int, spread: float) -> float | None:

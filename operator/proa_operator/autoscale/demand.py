@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from proa_operator.autoscale.config import Config
 from proa_operator.autoscale.signals import LengthBucket, Signals
-from proa_operator.autoscale.steady import Sample, rate_error
 
-_SURE_ERRORS = 2.0
 _USUAL_SHARE = 0.5
 """Of the TTFT objective: prompts that wait no longer are a queue, and no backlog."""
 TYPICAL = (LengthBucket(prompt_tokens=512.0, output_tokens=128.0, weight=1.0),)
@@ -77,36 +74,3 @@ def demand_of(signals: Signals, forecast: float, lengths: tuple[LengthBucket, ..
         hit_rate=min(1.0, max(0.0, signals.hit_rate)),
         lengths=lengths,
     )
-
-
-def rise_of(samples: tuple[Sample, ...], steady_rate: float, ahead_seconds: float, span_seconds: float) -> float:
-    """Requests per second that the rate will have risen above `steady_rate` when it goes on rising; else 0.
-
-    It rises when both halves of the past say so; a step rises in one half only, so the slower half is taken. A slope of
-    less than 2 standard errors is noise. Never below 0: shrinking has windows of its own. `samples` do not overlap;
-    each is a mean over `span_seconds`.
-    """
-    middle = len(samples) // 2
-    if middle < 3:
-        return 0.0
-    newest = samples[-middle:]
-    slope = min(_slope(part) for part in (samples, samples[:middle], newest))
-    error = rate_error(samples[-1].rate, span_seconds) / math.sqrt(_spread(samples))
-    if slope <= 0.0 or _slope(samples) < _SURE_ERRORS * error:
-        return 0.0
-    age = samples[-1].at - sum(sample.at for sample in newest) / middle + span_seconds / 2.0
-    level = sum(sample.rate for sample in newest) / middle + slope * age
-    return max(0.0, level - steady_rate) + slope * ahead_seconds
-
-
-def _slope(samples: tuple[Sample, ...]) -> float:
-    """Of the least-squares line through the rates."""
-    mean_at = sum(sample.at for sample in samples) / len(samples)
-    mean_rate = sum(sample.rate for sample in samples) / len(samples)
-    return sum((sample.at - mean_at) * (sample.rate - mean_rate) for sample in samples) / _spread(samples)
-
-
-def _spread(samples: tuple[Sample, ...]) -> float:
-    """Squared seconds around the mean time."""
-    mean_at = sum(sample.at for sample in samples) / len(samples)
-    return sum((sample.at - mean_at) ** 2 for sample in samples)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proa_operator.autoscale.config import Config
-from proa_operator.autoscale.demand import Demand, demand_of, rise_of
+from proa_operator.autoscale.demand import Demand, demand_of
+from proa_operator.autoscale.drift import drift_of
 from proa_operator.autoscale.signals import Signals
 from proa_operator.autoscale.steady import Lengths, Sample, apart_of, kept_samples, sample_of, steady_of
 
@@ -23,7 +24,7 @@ class Outlook:
     demand: Demand
     """Forecast and backlog."""
     surely: Demand
-    """The same, less the error of the estimate: what grows a pool at once."""
+    """The same, less the error of the estimate unless it rises: what grows a pool at once."""
     lasting: Demand
     """Without the backlog, and an error more: what a pool that shrinks has to bear."""
 
@@ -36,9 +37,11 @@ def outlook_of(before: Sequence[Sample], signals: Signals, lengths: Lengths, con
     steady = steady_of(apart, lengths, spans)
     startup = max(config.prefill.startup, config.decode.startup)
     ahead = min(startup + period, _MOST_AHEAD_SECONDS)
-    forecast = steady.rate + rise_of(apart, steady.rate, ahead, spans.arrivals)
+    drift = drift_of(apart, steady.rate, ahead, spans.arrivals)
+    forecast = max(0.0, steady.rate + drift)
     demand = demand_of(signals, forecast, steady.lengths, config)
-    least = demand.requests_per_second - _UP_ERRORS * steady.error * steady.rate
+    unsure = 0.0 if drift > 0.0 else steady.error * steady.rate  # a rise makes up for the error within a minute
+    least = demand.requests_per_second - _UP_ERRORS * unsure
     return Outlook(
         samples=samples,
         demand=demand,

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 from proa_operator.autoscale import prefill as prefilling
 from proa_operator.autoscale.config import Config, Limits, PoolLimits
-from proa_operator.autoscale.decode import Answers, answers_of, itl_at, largest_batch, least_decode
+from proa_operator.autoscale.decode import Answers, answers_of, itl_at, largest_batch, least_decode, least_staffed
 from proa_operator.autoscale.demand import Demand
 from proa_operator.autoscale.models import GroupModel
 from proa_operator.autoscale.prefill import Prompts, prompts_of, reachable_share, share_within, ttft_at
@@ -138,7 +138,7 @@ def need_of(demand: Demand, model: GroupModel, config: Config) -> Need:
     unmet = "slo.itlMs" if batch.is_slow else "slo.ttftMs" if reachable < config.slo.percentile else None
     if config.is_aggregated:
         return Need(prefill=0, decode=_least_shared(prompts, answers, share, config), unmet=unmet)
-    least = max(least_decode(answers, batch, spread), _least_for_wire(prompts))
+    least = max(least_staffed(answers, batch, spread), _least_for_wire(prompts))
     decode = _least(lambda groups: share_within(prompts, _MOST, groups, seconds) >= share, least)
     prefill = _least(lambda groups: share_within(prompts, groups, decode, seconds) >= share, 1)
     return Need(prefill=prefill, decode=decode, unmet=unmet)

@@ -22,7 +22,10 @@ class Score:
     """The same, of all requests."""
     gpu_hours: float
     reversals_per_hour: float
-    """Times that a pool's target turned from growing to shrinking or back; the worse pool."""
+    """Times that a pool's target turned from growing to shrinking or back; the worse pool.
+
+    Those of a run that is shorter than an hour are taken as all of its hour: nothing says that more would follow.
+    """
 
 
 def score_of(scenario: Scenario, outcome: Outcome, windows: Windows) -> Score:
@@ -35,7 +38,7 @@ def score_of(scenario: Scenario, outcome: Outcome, windows: Windows) -> Score:
         attainment=share(good, judged),
         attainment_of_all=float(good.mean()),
         gpu_hours=outcome.gpu_seconds / 3600,
-        reversals_per_hour=max(map(reversals, series)) / hours,
+        reversals_per_hour=max(map(reversals, series)) / max(1.0, hours),
     )
 
 
