@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from proa_operator.api.autoscaling import Mode
@@ -37,18 +38,12 @@ def plan(
     roles = worker_roles(spec, options)
     most = max(len(roles), _most_workers(spec))
 
+    start = partial(worker_process, spec, program=programs.worker, model=model, device=options.device)
+
     def make_worker(role: Role, idx: int) -> Process:
         """Takes the next free ports, so calls are in the order of the table."""
-        return worker_process(
-            spec,
-            name=f"{_POOLS[role]}-{idx}",
-            role=role,
-            program=programs.worker,
-            model=model,
-            ports=WorkerPorts.take(next_port),
-            device=options.device,
-            env=_shares(options, _position(role, idx, spec, roles), most),
-        )
+        env = _shares(options, _position(role, idx, spec, roles), most)
+        return start(name=f"{_POOLS[role]}-{idx}", role=role, ports=WorkerPorts.take(next_port), env=env)
 
     workers = tuple(make_worker(role, idx) for role, idx in roles)
     gateway = gateway_process(
