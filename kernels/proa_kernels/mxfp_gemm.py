@@ -44,10 +44,10 @@ def moe_gemm1_mx(
     """
     check_mx_product(x, w13, x_scale, w_scale)
     rows, width = w13.shape[1], w13.shape[1] // 2
-    if rows % 2 or (out is not None and width % GROUP):
-        raise ValueError(
-            f"w13 needs gate and up rows, each a multiple of {GROUP} to leave {out}, not {rows} rows in all"
-        )
+    if rows % 2:
+        raise ValueError(f"w13 must hold gate and up rows, not an odd number of {rows} rows")
+    if out is not None and width % GROUP:
+        raise ValueError(f"rows can be left in {out} only if the expert width is a multiple of {GROUP}, not {width}")
     values, scales = torch.ops.proa.moe_gemm1_mx(
         x, w13, alignment.rows_R, alignment.expert_B, alignment.totals_2, block_rows, per_token, x_scale, w_scale, out
     )

@@ -32,6 +32,8 @@ class MxExperts:
     def __post_init__(self) -> None:
         check_mx("w13", self.w13, self.w13_scale)
         check_mx("w2", self.w2, self.w2_scale)
+        if self.w13.dim() != 3:
+            raise ValueError(f"w13 must be [E, rows, columns], not {tuple(self.w13.shape)}")
         (num_experts, rows, hidden_groups), w2 = self.w13_scale.shape, self.w2_scale.shape
         if self.w13.dtype != self.w2.dtype or w2 != (num_experts, hidden_groups * GROUP, rows // 2 // GROUP):
             raise ValueError(

@@ -208,8 +208,10 @@ def test_bad_input_is_named(
 def test_a_width_that_splits_a_group_is_named():
     w13 = (torch.zeros(2, 96, 32, dtype=torch.uint8), torch.zeros(2, 96, 2, dtype=torch.uint8))
     x = torch.zeros(2, 64).bfloat16()
-    with pytest.raises(ValueError, match="multiple of 32 to leave mxfp4, not 96 rows"):
+    with pytest.raises(ValueError, match="left in mxfp4 only if the expert width is a multiple of 32, not 48"):
         moe_gemm1_mx(x, *w13, routing(2, 1, 2), ROWS, 1, out="mxfp4")
+    with pytest.raises(ValueError, match="odd number of 95 rows"):
+        moe_gemm1_mx(x, *(t[:, :95].contiguous() for t in w13), routing(2, 1, 2), ROWS, 1)
     rows, scales = moe_gemm1_mx(x, *w13, routing(2, 1, 2), ROWS, 1)
     assert (rows.dtype, rows.shape[1], scales) == (torch.bfloat16, 48, None)
 

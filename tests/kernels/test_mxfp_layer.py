@@ -75,6 +75,8 @@ def test_weights_that_do_not_fit_each_other_are_named():
     layer, other = experts("mxfp4"), experts("mxfp8")
     with pytest.raises(ValueError, match="one format"):
         MxExperts(w13=layer.w13, w13_scale=layer.w13_scale, w2=other.w2, w2_scale=other.w2_scale)
+    with pytest.raises(ValueError, match=r"w13 must be \[E, rows, columns\], not \(128, 48\)"):
+        MxExperts(w13=layer.w13[0], w13_scale=layer.w13_scale[0], w2=layer.w2, w2_scale=layer.w2_scale)
     with pytest.raises(ValueError, match="128 rows and 96 columns does not fit"):
         MxExperts(w13=layer.w13, w13_scale=layer.w13_scale, w2=layer.w13, w2_scale=layer.w13_scale)
 
