@@ -42,6 +42,14 @@ def test_so_many_groups_keep_the_batches_and_one_less_does_not(rate: float) -> N
     assert num_groups <= least_decode(load, batch, SPREAD)
 
 
+def test_the_batches_keep_at_any_rate() -> None:
+    """Staffed as for a Poisson number, 14 % of the time would be above at some of these rates."""
+    for rate in range(2, 61):
+        load = answers(float(rate))
+        batch = largest_batch(load, 0.05)
+        assert share_above(load, batch, least_staffed(load, batch, SPREAD)) < 0.06
+
+
 def test_without_spread_the_batches_are_full() -> None:
     load = answers(9.0)
     batch = largest_batch(load, 0.05)
