@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from proa_kernels.sample import SampleSettings, sample_ref, uniforms_ref, weights_ref
+from proa_kernels.doctor_sample import wrong_draws
+from proa_kernels.sample import SampleSettings
 from proa_kernels.sample_triton import launch_sample
 from proa_kernels.testing import Guarded, poison_
 from proa_workers.core.params import SamplingParams
@@ -20,7 +21,6 @@ from bench.kernels.measure import Ceilings, time_launches
 from bench.kernels.rows import Row
 
 VOCAB = 151_936
-MARGIN = 1e-5  # float32 exponentials differ in their last bits
 # temperature, min_p, top_k, top_p
 REQUESTS = {
     "greedy": (0.0, 0.0, 0, 1.0),
@@ -41,19 +41,6 @@ def _settings(requests: list[Request], first_seed: int = 0) -> SampleSettings:
     )  # fmt: skip
 
 
-def _fault(tokens: torch.Tensor, logits: torch.Tensor, settings: SampleSettings) -> str:
-    """A token that is another one than the reference's and whose interval the uniform misses by more than MARGIN."""
-    cum = weights_ref(logits, settings).cumsum(1)
-    cum /= cum[:, -1:].clone()
-    expected = sample_ref(logits, settings)[0]
-    draw = uniforms_ref(settings.seed, settings.count)
-    end = cum.gather(1, tokens[:, None])[:, 0]
-    start = cum.gather(1, (tokens[:, None] - 1).clamp(min=0))[:, 0].where(tokens > 0, 0.0)
-    is_near = (start - MARGIN < draw) & (draw < end + MARGIN) & (end > start) & (settings.temperature > 0)
-    wrong = ((tokens != expected) & ~is_near).nonzero()[:, 0].tolist()
-    return f"rows {wrong[:8]} differ from the reference" if wrong else ""
-
-
 def check() -> str:
     """Vocabularies, types and all requests; 100 repeats equal; a graph replayed on other logits and settings."""
     for vocab, dtype in ((1000, torch.float32), (VOCAB, BF16), (262_144, torch.float16)):
@@ -65,8 +52,8 @@ def check() -> str:
         launch = partial(launch_sample, logits, settings, tokens.tensor, peaks.tensor)
         launch()
         first = tokens.tensor.clone()
-        if fault := _fault(first, logits, settings):
-            return f"vocabulary {vocab}: {fault}"
+        if wrong := wrong_draws(first, logits, settings):
+            return f"vocabulary {vocab}: rows {wrong} differ from the reference"
         for _ in range(100):
             launch()
         if not torch.equal(tokens.tensor, first):
@@ -79,8 +66,8 @@ def check() -> str:
         settings.top_k.copy_(settings.top_k.flip(0))
         poison_(tokens.tensor)
         graph.replay()
-        if fault := _fault(tokens.tensor, logits, settings):
-            return f"vocabulary {vocab}, replayed: {fault}"
+        if wrong := wrong_draws(tokens.tensor, logits, settings):
+            return f"vocabulary {vocab}, replayed: rows {wrong} differ from the reference"
         if not tokens.is_intact() or not peaks.is_intact():
             return "wrote outside its outputs"
     return ""

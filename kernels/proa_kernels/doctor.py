@@ -20,7 +20,7 @@ import torch
 import triton
 from triton.errors import TritonError
 
-from proa_kernels import doctor_attention, doctor_checks, doctor_fp8
+from proa_kernels import doctor_attention, doctor_checks, doctor_fp8, doctor_sample
 from proa_kernels.aiter_arm import why_no_aiter
 from proa_kernels.arch import Arch, arch_of
 from proa_kernels.doctor_checks import Check, half_of
@@ -52,7 +52,10 @@ def examine(device: torch.device, *, has_timings: bool, say: Say) -> Report:
 
 def all_checks(device: torch.device) -> Iterator[tuple[str, Check]]:
     return chain(
-        doctor_checks.checks(device), doctor_fp8.checks(device), doctor_attention.checks(device, half_of(device))
+        doctor_checks.checks(device),
+        doctor_fp8.checks(device),
+        doctor_attention.checks(device, half_of(device)),
+        doctor_sample.checks(device),
     )
 
 

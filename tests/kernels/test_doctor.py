@@ -13,6 +13,7 @@ from proa_kernels import (
     doctor_attention,
     doctor_checks,
     doctor_fp8,
+    doctor_sample,
     mla_decode_sm90,
     moe_gemm_sm90,
     prefill_sm90,
@@ -33,7 +34,8 @@ def test_every_family_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixt
     families = {name.split()[0] for name in report["checks"]}
     assert families >= {
         "align", "gate", "route", "gemm1", "gemm2", "combine", "decode1", "decode2", "rms_norm", "quantize", "silu_mul",
-        "rope_write", "latent_rope_write", "gqa_decode", "mla_decode", "gqa_prefill", "kv_copy",
+        "rope_write", "latent_rope_write", "gqa_decode", "mla_decode", "gqa_prefill", "kv_copy", "sample",
+        "norm_quant",
     }  # fmt: skip
     assert set(report["checks"].values()) == {""}
     assert report["timings"] == []
@@ -56,6 +58,8 @@ PLANTED = [
     (doctor_attention, "launch_mla_decode", "mla_decode 3 heads"),
     (doctor_attention, "launch_gqa_prefill", "gqa_prefill"),
     (doctor_attention, "launch_kv_copy", "kv_copy"),
+    (doctor_sample, "launch_sample", "sample"),
+    (doctor_sample, "launch_norm_quant", "norm_quant 128"),
 ]
 
 

@@ -1,8 +1,4 @@
-"""Sampling in the interpreter against the reference that sorts, and both against the sampler of the workers.
-
-Weights differ in the last bit of a float32 exponential from machine to machine, so a draw counts as wrong only where
-the uniform is further than MARGIN from the edges of the right token's interval.
-"""
+"""Sampling in the interpreter against the reference that sorts, and both against the sampler of the workers."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from proa_kernels.doctor_sample import wrong_draws
 from proa_kernels.sample import SampleSettings, sample, sample_ref, uniforms_ref, weights_ref
 from proa_kernels.sample_triton import COLS, launch_sample
 from proa_kernels.testing import Guarded
@@ -20,7 +17,6 @@ from proa_workers.sampling.draw import uniforms
 from proa_workers.sampling.sampler import Sampler
 
 CPU = torch.device("cpu")
-MARGIN = 1e-5
 INF = math.inf
 # temperature, min_p, top_k, top_p
 REQUESTS = (
@@ -59,25 +55,12 @@ def run(logits: torch.Tensor, settings: SampleSettings, cols: int = COLS) -> tup
     return tokens.tensor, peaks.tensor
 
 
-def wrong_rows(tokens: torch.Tensor, logits: torch.Tensor, settings: SampleSettings) -> list[int]:
-    """Rows whose token is another one than the reference's, unless the draw is as close to both."""
-    weights = weights_ref(logits, settings)
-    cum = weights.cumsum(1) / weights.sum(1, keepdim=True)
-    expected = sample_ref(logits, settings)[0]
-    draw = uniforms_ref(settings.seed, settings.count)
-    end = cum.gather(1, expected[:, None])[:, 0]
-    start = end - (weights / weights.sum(1, keepdim=True)).gather(1, expected[:, None])[:, 0]
-    is_sure = torch.minimum(end - draw, draw - start) > MARGIN
-    is_sure |= settings.temperature == 0
-    return ((tokens != expected) & is_sure).nonzero()[:, 0].tolist()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("vocab", "cols"), [(1, 16), (7, 4), (130, 64), (300, 512)])
 def test_tokens_equal_the_reference(vocab: int, cols: int, dtype: torch.dtype):
     logits, settings = random_logits(len(REQUESTS), vocab, dtype, seed=vocab), settings_of(REQUESTS)
     tokens, peaks = run(logits, settings, cols)
-    assert wrong_rows(tokens, logits, settings) == []
+    assert wrong_draws(tokens, logits, settings) == []
     assert torch.equal(peaks, sample_ref(logits, settings)[1])
 
 
@@ -85,7 +68,7 @@ def test_tokens_equal_the_reference(vocab: int, cols: int, dtype: torch.dtype):
 def test_whole_vocabularies(vocab: int, cols: int):
     requests = (REQUESTS[0], REQUESTS[6])
     logits, settings = random_logits(2, vocab), settings_of(requests)
-    assert wrong_rows(run(logits, settings, cols)[0], logits, settings) == []
+    assert wrong_draws(run(logits, settings, cols)[0], logits, settings) == []
 
 
 @pytest.mark.parametrize("arm", ["triton", "reference"])
@@ -99,9 +82,9 @@ def test_same_tokens_as_the_workers_sampler(arm: str):
         params = SamplingParams(max_tokens=100, **chosen)
         rows.append(SampleRow(params=params, seed=seed, prompt_ids=[1], output_ids=[0] * count, eos_token_ids=(2,)))
     theirs = [s.token_id for s in Sampler(vocab_size=vocab, device="cpu").sample(logits, rows)]
-    assert wrong_rows(torch.tensor(theirs), logits, settings) == []
+    assert wrong_draws(torch.tensor(theirs), logits, settings) == []
     ours = run(logits, settings)[0] if arm == "triton" else sample(logits, settings)[0]
-    assert wrong_rows(ours, logits, settings) == []
+    assert wrong_draws(ours, logits, settings) == []
 
 
 def test_uniforms_are_the_workers():
@@ -147,7 +130,7 @@ def test_ties_go_to_the_lower_id_and_a_tie_with_the_last_kept_is_kept():
     settings = settings_of((three,) * 3)
     logits[1:, [9, 25, 44]] = 2.0
     tokens = run(logits, settings, 16)[0]
-    assert wrong_rows(tokens, logits, settings) == []
+    assert wrong_draws(tokens, logits, settings) == []
     assert (weights_ref(logits, settings) > 0).sum(1).tolist() == [3, 3, 3]
 
 
@@ -175,7 +158,7 @@ def test_a_row_does_not_depend_on_its_batch_and_rows_may_be_apart():
     wide = random_logits(len(REQUESTS), 300)
     logits, settings = wide[:, 32:232], settings_of(REQUESTS)
     tokens = run(logits, settings, 128)[0]
-    assert wrong_rows(tokens, logits, settings) == []
+    assert wrong_draws(tokens, logits, settings) == []
     alone = SampleSettings(**{name: getattr(settings, name)[6:7].clone() for name in SampleSettings.__slots__})
     assert run(logits[6:7].contiguous(), alone, 128)[0].tolist() == tokens[6:7].tolist()
 
@@ -200,7 +183,7 @@ def test_checker_catches_settings_of_another_request(fault: str):
     planted = {name: getattr(settings, name).clone() for name in SampleSettings.__slots__}
     planted[fault] += other
     tokens = sample_ref(logits, SampleSettings(**planted))[0]
-    assert wrong_rows(tokens, logits, settings)
+    assert wrong_draws(tokens, logits, settings)
 
 
 @pytest.mark.parametrize(
