@@ -23,7 +23,7 @@ from tests.monitoring.live_prometheus import running
 from tests.unit.test_autoscale_operator import PERIOD, World
 
 SIZES, LEAST = (4, 4), 2
-BUSY, CALM = 8.0, 0.5  # requests a second
+BUSY, CALM = 12.0, 0.5  # requests a second
 RESET_AT, CHAOS_AT, BACK_AT, END_AT = 300.0, 600.0, 1050.0, 1650.0
 WINDOW = 300.0
 HISTORY_AGE = 6 * 3600.0
