@@ -55,8 +55,16 @@ def run(logits: torch.Tensor, settings: SampleSettings, cols: int = COLS) -> tup
     return tokens.tensor, peaks.tensor
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("vocab", "cols"), [(1, 16), (7, 4), (130, 64), (300, 512)])
+@pytest.mark.parametrize(
+    ("vocab", "cols", "dtype"),
+    [
+        (1, 16, torch.float32),
+        (7, 4, torch.float32),
+        (130, 64, torch.float32),
+        (300, 512, torch.float16),
+        (300, 512, torch.bfloat16),
+    ],
+)
 def test_tokens_equal_the_reference(vocab: int, cols: int, dtype: torch.dtype):
     logits, settings = random_logits(len(REQUESTS), vocab, dtype, seed=vocab), settings_of(REQUESTS)
     tokens, peaks = run(logits, settings, cols)
