@@ -21,7 +21,6 @@ from proa_kernels.sample import GOLDEN, MIN_TEMPERATURE, MIX_1, MIX_2, SampleSet
 COLS = 4096
 PER_THREAD = 8  # 16 bytes of 16-bit logits
 NO_TOKEN = tl.constexpr(2**31 - 1)
-LAST_KEY = tl.constexpr(0x7F800000)  # of an infinite distance
 
 
 @triton.jit
