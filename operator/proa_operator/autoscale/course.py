@@ -15,7 +15,7 @@ PRICE_WINDOWS = 0.1
 """Of a turn, in down windows: group seconds."""
 LATELY_WINDOWS = 12.0
 """How long a turn counts; an hour for the usual window."""
-PRICE_FACTOR = 5.0
+PRICE_FACTOR = 10.0
 """For each turn lately."""
 _ROUNDING = 0.5
 """Of the groups that seem idle: what is needed is rounded up."""
