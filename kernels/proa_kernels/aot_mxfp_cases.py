@@ -10,14 +10,11 @@ import triton.language as tl
 from proa_kernels.aot import Case, Need, make_case
 from proa_kernels.arch import ROW_TILES, Arch, GemmBlocks, has_scaled_products, mx_blocks
 from proa_kernels.mxfp import ELEMENTS, MxFormat
+from proa_kernels.mxfp_gemm import PAIRS
 from proa_kernels.mxfp_gemm_triton import gemm1_mx_kernel, gemm2_mx_kernel
 from proa_kernels.mxfp_triton import COLS, quant_mx_kernel
 
 BYTES = dict.fromkeys(("w_ptr", "xs_ptr", "hs_ptr", "ws_ptr", "outs_ptr", "values_ptr", "scales_ptr"), "*u8")
-# Formats of activations (None: bfloat16), of weights, and of what the first product leaves.
-PAIRS: tuple[tuple[MxFormat | None, MxFormat], ...] = (
-    (None, "mxfp4"), ("mxfp8", "mxfp4"), ("mxfp4", "mxfp4"), (None, "mxfp8"), ("mxfp8", "mxfp8"),
-)  # fmt: skip
 
 
 def mx_cases(arch: Arch) -> Iterator[Case]:

@@ -20,7 +20,7 @@ import torch
 import triton
 from triton.errors import TritonError
 
-from proa_kernels import doctor_attention, doctor_checks, doctor_fp8, doctor_sample
+from proa_kernels import doctor_attention, doctor_checks, doctor_fp8, doctor_mxfp, doctor_sample
 from proa_kernels.aiter_arm import why_no_aiter
 from proa_kernels.arch import Arch, arch_of
 from proa_kernels.doctor_checks import Check, half_of
@@ -56,6 +56,7 @@ def all_checks(device: torch.device) -> Iterator[tuple[str, Check]]:
         doctor_fp8.checks(device),
         doctor_attention.checks(device, half_of(device)),
         doctor_sample.checks(device),
+        doctor_mxfp.checks(device),
     )
 
 

@@ -26,6 +26,11 @@ from proa_kernels.mxfp import (
     quantize_mx_ref,
 )
 
+PAIRS: tuple[tuple[MxFormat | None, MxFormat], ...] = (
+    (None, "mxfp4"), ("mxfp8", "mxfp4"), ("mxfp4", "mxfp4"), (None, "mxfp8"), ("mxfp8", "mxfp8"),
+)  # fmt: skip
+"""Formats of activations (None: bfloat16) and weights that are compiled ahead of time and checked."""
+
 
 def moe_gemm1_mx(
     x: torch.Tensor,

@@ -13,6 +13,7 @@ from proa_kernels import (
     doctor_attention,
     doctor_checks,
     doctor_fp8,
+    doctor_mxfp,
     doctor_sample,
     mla_decode_sm90,
     moe_gemm_sm90,
@@ -35,7 +36,7 @@ def test_every_family_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixt
     assert families >= {
         "align", "gate", "route", "gemm1", "gemm2", "combine", "decode1", "decode2", "rms_norm", "quantize", "silu_mul",
         "rope_write", "latent_rope_write", "gqa_decode", "mla_decode", "gqa_prefill", "kv_copy", "sample",
-        "norm_quant",
+        "norm_quant", "mx_quantize", "mx_gemm1", "mx_gemm2",
     }  # fmt: skip
     assert set(report["checks"].values()) == {""}
     assert report["timings"] == []
@@ -60,6 +61,9 @@ PLANTED = [
     (doctor_attention, "launch_kv_copy", "kv_copy"),
     (doctor_sample, "launch_sample", "sample"),
     (doctor_sample, "launch_norm_quant", "norm_quant 128"),
+    (doctor_mxfp, "launch_quant_mx", "mx_quantize mxfp4"),
+    (doctor_mxfp, "launch_gemm1_mx", "mx_gemm1 mxfp8 x mxfp4 row tile 16"),
+    (doctor_mxfp, "launch_gemm2_mx", "mx_gemm2 mxfp8 x mxfp4 row tile 16"),
 ]
 
 

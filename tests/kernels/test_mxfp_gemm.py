@@ -14,7 +14,7 @@ import triton.language as tl
 from proa_kernels.arch import GemmBlocks
 from proa_kernels.moe_align import Alignment, moe_align
 from proa_kernels.mxfp import ELEMENTS, MxFormat, dequantize_mx, quantize_mx_ref
-from proa_kernels.mxfp_gemm import gemm1_mx_ref, gemm2_mx_ref, moe_gemm1_mx, moe_gemm2_mx
+from proa_kernels.mxfp_gemm import PAIRS, gemm1_mx_ref, gemm2_mx_ref, moe_gemm1_mx, moe_gemm2_mx
 from proa_kernels.mxfp_gemm_launch import launch_gemm1_mx, launch_gemm2_mx
 from proa_kernels.testing import Guarded, is_poison, relative_error, tolerance
 from triton.language import semantic
@@ -26,10 +26,6 @@ SMALL = GemmBlocks(rows=ROWS, cols=64, depth=64, group=2, num_warps=1, num_stage
 CANARY = 0xA5
 # tokens, experts per token, experts, hidden, width, one expert with everything
 SHAPES = [(1, 2, 4, 64, 32, False), (13, 2, 5, 96, 64, False), (19, 1, 3, 160, 96, True)]
-# formats of activations (None: bfloat16) and of weights
-PAIRS: list[tuple[MxFormat | None, MxFormat]] = [
-    ("mxfp8", "mxfp4"), ("mxfp4", "mxfp4"), (None, "mxfp4"), ("mxfp8", "mxfp8"), (None, "mxfp8"),
-]  # fmt: skip
 Operand = tuple[torch.Tensor, torch.Tensor | None]
 
 
