@@ -62,6 +62,12 @@ def long_model(folder: Path) -> Path:
     return model
 
 
+def slow_steps(folder: Path) -> tuple[str, ...]:
+    """Flags for a stream of half a minute, twice what a rollout takes on two busy cores."""
+    (folder / "cost.yaml").write_text("provenance: 'simulated: slow'\nstep_base_seconds: 0.008\n")
+    return "--sim-profile", str(folder / "cost.yaml")
+
+
 def service(*, decode: int = 1, args: tuple[str, ...] = ()) -> Document:
     pool = {"podTemplate": {"metadata": {"annotations": {UNREADY: "true"}}}}
     return {
@@ -106,7 +112,8 @@ def leaders(api: ControlPlane, namespace: str) -> dict[str, Document]:
 
 def test_a_stream_of_4096_tokens_survives_an_upgrade(api: ControlPlane, namespace: str, tmp_path: Path) -> None:
     with cluster(api, namespace, tmp_path) as real, ThreadPoolExecutor(2) as threads:
-        api.apply(service(), f"--namespace={namespace}")
+        slow = slow_steps(tmp_path)
+        api.apply(service(args=slow), f"--namespace={namespace}")
         await_settled(api, namespace, seconds=SETTLE_SECONDS)
         api.until(lambda: ask(real.url, tokens=1, seconds=20)[0] == 200, what="an answer", seconds=60)
         old = leaders(api, namespace)
@@ -115,7 +122,7 @@ def test_a_stream_of_4096_tokens_survives_an_upgrade(api: ControlPlane, namespac
         api.until(lambda: (load := load_of(decode)) and load.running, what="the stream to run")
         is_over = threading.Event()
         others = threads.submit(_short_requests, real.url, is_over)
-        api.apply(service(args=("--max-num-seqs", "100")), f"--namespace={namespace}")
+        api.apply(service(args=(*slow, "--max-num-seqs", "100")), f"--namespace={namespace}")
         api.until(lambda: set(leaders(api, namespace)) - set(old), what="groups of the new revision", seconds=60)
 
         def drains() -> bool:
