@@ -74,10 +74,14 @@ class LateWorld(World):
     # -- news ---------------------------------------------------------------------------------------------------------
 
     def seen(self, action: Action | None) -> None:
+        routed = self.view.pods.get(action.pod) if isinstance(action, Route) else None
         self._publish(at_once=_written(action))
         super().seen(action)
         one_revision_per_protocol(self)
         view = self._whole_view()
+        if routed is not None:  # that it has loaded again the operator may learn from the answer only
+            view.pods[routed.name] = copy.copy(view.pods[routed.name])
+            view.pods[routed.name].is_loaded = routed.is_loaded
         for pod in view.pods.values():
             if (live := self.pods.get(pod.name)) is not None and live.uid == pod.uid:
                 pod.running, pod.leases = live.running, live.leases

@@ -31,7 +31,9 @@ def gates(situation: Situation, *, going: Collection[str] = ()) -> Steps:
     for standing in situation.standings:
         if standing.is_leaving or standing.group.name in going or standing.group.name in again:
             continue
-        if is_waiting(standing):
+        if situation.is_passed_over(standing):
+            yield from _take_back(situation, standing)
+        elif is_waiting(standing):
             fresh.append(standing)
         elif any(pod.is_gated and pod.uid in standing.group.memo.members for pod in standing.live):
             begun.append(standing)

@@ -120,7 +120,9 @@ def _leaders(situation: Situation, revision: str, role: Role) -> list[PodState]:
     return [
         standing.leader
         for standing in situation.of(revision, role)
-        if standing.is_up and not standing.is_leaving and not standing.is_lost and standing.leader is not None
+        if standing.is_up
+        and not (standing.is_leaving or standing.is_lost or situation.is_passed_over(standing))
+        and standing.leader is not None
     ]
 
 

@@ -67,6 +67,14 @@ class Situation:
         back = rollback_target(self.observed, self.asked)
         return back.name if back is not None and back.spec.topology is self.specs[self.target].topology else ""
 
+    def is_passed_over(self, standing: Standing) -> bool:
+        """It never served, and its revision does not grow any more: it goes, so it neither starts nor is probed.
+
+        Else it would begin to count just when the next revision has its first groups, see `_growing`.
+        """
+        is_moving = not (self.is_frozen or self.is_paused)
+        return is_moving and standing.group.revision != self.growing and not standing.is_counted
+
     def revision(self, name: str) -> Revision | None:
         """The stored revision of that name."""
         return next((known for known in self.observed.revisions if known.name == name), None)
