@@ -50,6 +50,11 @@ BAD = [
     pytest.param("a: 1\na: 2", ":2:1: is not valid YAML: the key a is given twice", id="duplicate key"),
     pytest.param("", ": holds 0 YAML documents; keep exactly one DisaggregatedService in it", id="empty"),
     pytest.param(f"{HEAD}{SPEC}---\n{HEAD}{SPEC}", ": holds 2 YAML documents; keep exactly one", id="two documents"),
+    pytest.param(
+        "kind: PerformanceProfile\n---\nkind: PerformanceProfile",
+        ": holds 0 YAML documents besides its PerformanceProfile; keep exactly one DisaggregatedService in it",
+        id="two profiles",
+    ),
     pytest.param("- 1", ": is not a manifest; it must start with apiVersion: proa.dev/v1alpha1", id="list"),
     pytest.param("kind: Pod", ": apiVersion is missing; set it to proa.dev/v1alpha1", id="no version"),
     pytest.param("apiVersion: v1\nkind: Pod", ": apiVersion is 'v1'; set it to proa.dev/v1alpha1", id="version"),

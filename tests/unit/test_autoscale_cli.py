@@ -14,7 +14,7 @@ from proa_operator.autoscale.cost import decode_seconds, fixed_seconds, prompt_s
 from proa_operator.autoscale.estimate import GPUS, SHAPES, estimate
 from proa_operator.cli.replay import replay
 from proa_operator.cli.size import size
-from proa_operator.errors import ServeError, UserError
+from proa_operator.errors import ManifestError, ServeError, UserError
 from proa_operator.local.autoscale_profile import load_profile
 
 from tests.unit.autoscale_cases import config, run
@@ -68,12 +68,22 @@ def test_what_size_writes_is_valid(
     service, profile = text.split("---\n")
     (tmp_path / "service.yaml").write_text(service)
     (tmp_path / "profile.yaml").write_text(profile)
+    (tmp_path / "both.yaml").write_text(text)
+    assert load_profile(tmp_path / "both.yaml") == load_profile(tmp_path / "profile.yaml")
+    assert load(tmp_path / "both.yaml") == load(tmp_path / "service.yaml")
     spec, speeds = load(tmp_path / "service.yaml").spec, load_profile(tmp_path / "profile.yaml")
     assert speeds.accelerator == spec.accelerator
     assert speeds.parallelism == spec.pools.decode.parallelism
     assert (speeds.model, speeds.dtype, speeds.engine) == (spec.model.uri, spec.model.dtype, spec.engine.type)
     assert all(isinstance(value, str) for value in yaml.safe_load(profile)["spec"]["decode"].values())
     assert all("e" not in value for value in yaml.safe_load(profile)["spec"]["decode"].values())
+
+
+@pytest.mark.parametrize("text", ["", "kind: Pod\n---\nkind: Pod\n", "kind: PerformanceProfile\n---\n" * 2])
+def test_a_file_without_the_one_profile_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ManifestError, match="PerformanceProfiles; keep exactly one in it"):
+        load_profile(tmp_path / "x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from proa_operator.autoscale.signals import Spans
 from proa_operator.autoscale.source import Unanswered
 from proa_operator.cluster import autoscale_parts
 from proa_operator.cluster.autoscale_prometheus import Prometheus
+from proa_operator.local import autoscale as local_autoscale
 from proa_operator.local.autoscale import Autoscaler, config_of, windows_of
 from proa_operator.local.autoscale_fleet import Count
 from proa_operator.local.decision_log import DecisionLog
@@ -106,3 +107,31 @@ async def test_proa_up_does_not_decide_by_some_of_its_workers(tmp_path: Path) ->
     autoscaler = Autoscaler(*parts)
     missing = [(await autoscaler.decide_once(15.0 * number)).record["signals"]["missing"] for number in range(2)]
     assert missing == [[], ["some groups or gateways are not scraped"]]
+
+
+async def test_decisions_missed_beside_a_slow_gateway_are_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looks, decided = 0.0, 0, []
+    slow = {3: 50.0}  # seconds of the third look at the gateway: a period of 15 s passes three times
+
+    async def sleep(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    async def sync() -> None:
+        nonlocal clock, looks
+        looks += 1
+        clock += slow.get(looks, 0.0)
+
+    async def decide_once(_: float) -> None:
+        decided.append(clock)
+        if len(decided) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(local_autoscale, "time", SimpleNamespace(monotonic=lambda: clock, time=lambda: clock))
+    monkeypatch.setattr(local_autoscale, "asyncio", SimpleNamespace(sleep=sleep))
+    parts: list[Any] = [SimpleNamespace(service="s"), config(), SimpleNamespace(sync=sync), None, None, None]
+    autoscaler = Autoscaler(*parts)
+    monkeypatch.setattr(autoscaler, "decide_once", decide_once)
+    with pytest.raises(asyncio.CancelledError):
+        await autoscaler.run()
+    assert decided == [53.0, 68.0, 83.0]

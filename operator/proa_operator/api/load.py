@@ -60,13 +60,18 @@ def _one_document(path: Path, text: str) -> dict[str, Any]:
         raise ManifestError(f"{path}{where}: is not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: is not valid YAML: {str(error).splitlines()[0]}") from None
-    if len(found) > 1:  # as `proa size` writes it: the manifest, and the speeds that it reckons with
-        found = [one for one in found if not isinstance(one, dict) or one.get("kind") != "PerformanceProfile"]
-    if len(found) != 1:
-        raise ManifestError(f"{path}: holds {len(found)} YAML documents; keep exactly one {KIND} in it")
-    if not isinstance(found[0], dict):
+    kept = found if len(found) == 1 else [one for one in found if not is_profile(one)]  # `proa size` writes both
+    if len(kept) != 1:
+        besides = " besides its PerformanceProfile" if len(found) > len(kept) else ""
+        raise ManifestError(f"{path}: holds {len(kept)} YAML documents{besides}; keep exactly one {KIND} in it")
+    if not isinstance(kept[0], dict):
         raise ManifestError(f"{path}: is not a manifest; it must start with apiVersion: {API_VERSION}")
-    return found[0]
+    return kept[0]
+
+
+def is_profile(document: object) -> bool:
+    """Whether a YAML document is a PerformanceProfile, which may stand beside its service."""
+    return isinstance(document, dict) and document.get("kind") == "PerformanceProfile"
 
 
 def _check_kind(path: Path, document: dict[str, Any]) -> None:

@@ -50,12 +50,15 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        due = time.monotonic() + self._config.policy.period_seconds
+        period = self._config.policy.period_seconds
+        due = time.monotonic() + period
         while True:
             await asyncio.sleep(min(_SYNC_SECONDS, max(0.0, due - time.monotonic())))
             await self._fleet.sync()
             if time.monotonic() >= due:
-                due += self._config.policy.period_seconds
+                due = (
+                    time.monotonic() + period
+                )  # not `due + period`: those missed beside a slow gateway are not made up for
                 await self.decide_once(time.time())
 
     async def decide_once(self, now: float) -> Decision:
@@ -120,7 +123,10 @@ async def autoscale(
     """Until it is cancelled."""
     config = config_of(scaling, profile)
     if profile is None:
-        view.say("no --profile is given: the autoscaler learns how fast the workers are, and only recommends")
+        view.say(
+            "no --profile FILE with a PerformanceProfile is given: the autoscaler learns how fast the workers are, and "
+            "only recommends"
+        )
     async with autoscaled(plan, scaling, config, supervisor, view) as autoscaler:
         await autoscaler.run()
 
