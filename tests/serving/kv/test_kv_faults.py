@@ -66,6 +66,7 @@ async def test_lasting_fault_is_an_error(
     pair.faults.append(request.getfixturevalue(fault))
     with pytest.raises(TransferFailed, match=reason):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
+    assert await pair.holder.drained(WAIT_SECONDS)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.ABORTED]) == (set(), 1)
 
 
@@ -111,6 +112,7 @@ async def test_lease_that_expires_in_mid_read(make_pair: MakePair, transport: st
     with pytest.raises(StaleTransfer):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
     assert pinned_then == [set(SOURCES)]
+    assert await pair.holder.drained(WAIT_SECONDS)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.EXPIRED]) == (set(), 1)
 
 
@@ -183,6 +185,7 @@ async def test_lost_lease_stops_a_slow_move(make_pair: MakePair, transport: str)
     gate.open()
     with pytest.raises(StaleTransfer):
         await fetch
+    assert await pair.holder.drained(WAIT_SECONDS)
     assert not pair.pins.blocks
 
 
@@ -209,6 +212,7 @@ async def test_deadline_of_a_fetch(make_pair: MakePair, transport: str) -> None:
     pair.faults.append(lambda chunk: threading.Event().wait(0.15))
     with pytest.raises(TransferFailed, match="past its deadline"):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
+    assert await pair.holder.drained(WAIT_SECONDS)
     assert not pair.pins.blocks
 
 
