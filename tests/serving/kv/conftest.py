@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
@@ -127,6 +128,12 @@ class Pair:
             bytes(self.target.read_run(BlockRun(target, 1))) == self.content[source]
             for source, target in zip(sources, targets, strict=True)
         )
+
+    async def let_go(self, seconds: float) -> None:
+        """Wait until no lease is left and all blocks are unpinned, which the holder's threads do just after."""
+        async with asyncio.timeout(seconds):
+            while self.holder.num_leases or self.pins.blocks:
+                await asyncio.sleep(0.001)
 
     def expire(self, seconds: float) -> None:
         self.clock.now += seconds

@@ -66,7 +66,7 @@ async def test_lasting_fault_is_an_error(
     pair.faults.append(request.getfixturevalue(fault))
     with pytest.raises(TransferFailed, match=reason):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.ABORTED]) == (set(), 1)
 
 
@@ -95,7 +95,7 @@ async def test_cancelled_fetch_ends_after_the_last_write(make_pair: MakePair, tr
     gate.open()
     with pytest.raises(asyncio.CancelledError):
         await fetch
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.ABORTED]) == (set(), 1)
 
 
@@ -112,7 +112,7 @@ async def test_lease_that_expires_in_mid_read(make_pair: MakePair, transport: st
     with pytest.raises(StaleTransfer):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
     assert pinned_then == [set(SOURCES)]
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.EXPIRED]) == (set(), 1)
 
 
@@ -185,7 +185,7 @@ async def test_lost_lease_stops_a_slow_move(make_pair: MakePair, transport: str)
     gate.open()
     with pytest.raises(StaleTransfer):
         await fetch
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert not pair.pins.blocks
 
 
@@ -212,7 +212,7 @@ async def test_deadline_of_a_fetch(make_pair: MakePair, transport: str) -> None:
     pair.faults.append(lambda chunk: threading.Event().wait(0.15))
     with pytest.raises(TransferFailed, match="past its deadline"):
         await pair.reader.fetch(pair.offer(SOURCES), TARGETS, 0)
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert not pair.pins.blocks
 
 
@@ -228,7 +228,7 @@ async def test_abort_storm(make_pair: MakePair, transport: str, corrupt: Fault) 
     outcomes = [outcome for one in rounds for outcome in one]
     assert set(outcomes) <= {"equal", "cancelled", "error"}
     assert outcomes.count("equal") > 100
-    assert await pair.holder.drained(WAIT_SECONDS)
+    await pair.let_go(WAIT_SECONDS)
     assert not pair.pins.blocks
 
 

@@ -48,7 +48,7 @@ async def test_bytes_arrive(make_pair: MakePair, transport: str, sources: list[i
     assert report.transport == transport
     assert report.num_runs == num_runs(sources, targets)
     assert report.num_bytes == len(sources) * pair.source.layout.block_bytes
-    assert await pair.holder.drained(60)
+    await pair.let_go(60)
     assert not pair.pins.blocks
     assert pair.holder.count_outcomes()[Outcome.CONSUMED] == 1
 
@@ -195,7 +195,7 @@ async def test_restarted_reader_frees_its_old_leases(make_pair: MakePair) -> Non
     reborn = KvReader(pair.target, engine_id="d", epoch=2, transport="shm")
     await reborn.fetch(pair.offer([2]), [2], 0)
     await reborn.close()
-    assert await pair.holder.drained(60)
+    await pair.let_go(60)
     assert (pair.pins.blocks, pair.holder.count_outcomes()[Outcome.PEER_RESTARTED]) == (set(), 1)
     with pytest.raises(StaleTransfer, match="replaced by epoch 2"):
         await pair.reader.fetch(pair.offer([3]), [3], 0)
