@@ -13,8 +13,8 @@ from tests.unit.plan_fuzz import draw, play, world_of
 from tests.unit.plan_invariants import Broken
 from tests.unit.plan_late import LateWorld
 
-NUM_ROLLOUTS = 48
-NUM_PARTS = 12
+NUM_ROLLOUTS = 36
+NUM_PARTS = 9
 SLOWEST = {"watch_seconds": 30.0, "act_seconds": 15.0}
 SLOWEST_SEEDS = range(6, 16)
 """In some of these an operator that heeds no news goes wrong."""
