@@ -56,6 +56,20 @@ def test_an_interrupted_ungating_is_finished() -> None:
     assert world.run(200, until=lambda: is_settled(world))
 
 
+def test_a_begun_group_takes_its_room_from_fresh_ones_of_the_same_plan() -> None:
+    accelerator = {"product": "MI300X", "gpusPerPod": 8}
+    pools = {"prefill": {"parallelism": {"dp": 8}}, "decode": {"parallelism": {"dp": 8}}}
+    world = World(service(prefill=1, decode=3, accelerator=accelerator, pools=pools), nodes=gpu_nodes(4))
+    assert world.run(400, until=lambda: is_settled(world))
+    begun, fresh = [pod for pod in world.pods.values() if "decode" in pod.name][1:]
+    for pod in (begun, fresh):
+        pod.is_gated, pod.node, pod.is_loaded, pod.is_routable = True, "", False, False
+    world.sets[fresh.set_name].memo = NOTHING
+    used = {pod.node for pod in world.pods.values()}
+    world.nodes = {name: node for name, node in world.nodes.items() if name in {*used, "n3"}}  # one is left for the two
+    assert [action.group for action in world.plan().actions if isinstance(action, Ungate)] == [begun.set_name]
+
+
 def test_a_partly_bound_group_gives_its_nodes_back() -> None:
     world = World(wide(), nodes=gpu_nodes(5), watchers=[Invariants()])
     world.run(100, until=lambda: any(isinstance(action, Ungate) for action in world.log))

@@ -88,7 +88,7 @@ def _model_ready(situation: Situation) -> Condition:
 
 def _blocked(situation: Situation) -> str:
     """Why nothing is started at all; empty when something is, or may be."""
-    if situation.target != situation.asked or not situation.refusals:
+    if situation.target != situation.asked or not situation.refusals or situation.standings:
         return ""
     return f"nothing is started: {'; '.join(situation.refusals)}"
 

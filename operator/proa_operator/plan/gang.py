@@ -135,8 +135,6 @@ def _admit(situation: Situation, fresh: list[Standing], rooms: dict[str, Rooms],
         if not starts.has(group.role) or (room is not None and not room.has(*_sizes(situation, standing, fresh))):
             yield Wake(at=situation.now + situation.settings.regate_seconds)
             continue
-        for taken in rooms.values():
-            taken.take(group.num_pods)
         uids = frozenset(pod.uid for pod in standing.live)
         yield Remember(group=group.name, memo=replace(group.memo, members=uids, admitted_at=situation.now))
         yield _ungate(standing, rooms, replaces_lost=starts.take(group.role))
@@ -190,9 +188,14 @@ def _rooms_of(situation: Situation, fresh: list[Standing]) -> dict[str, Rooms]:
 
 
 def _ungate(standing: Standing, rooms: dict[str, Rooms], *, replaces_lost: bool = False) -> Ungate:
-    """The scheduler knows taints and cordons by itself, but not which node has a broken device."""
-    room = rooms.get(standing.group.revision)
+    """Its pods take room from those that come later in this plan.
+
+    The scheduler knows taints and cordons by itself, but not which node has a broken device.
+    """
     pods = tuple(pod.name for pod in standing.live if pod.is_gated)
+    for taken in rooms.values():
+        taken.take(len(pods))
+    room = rooms.get(standing.group.revision)
     avoid = () if room is None else tuple(sorted(room.sick))
     return Ungate(group=standing.group.name, pods=pods, avoid=avoid, replaces_lost=replaces_lost)
 
