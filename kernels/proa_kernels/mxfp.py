@@ -70,7 +70,8 @@ def quantize_mx(x_TM: torch.Tensor, mx: MxFormat) -> tuple[torch.Tensor, torch.T
 def dequantize_mx(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """float32 [..., M] of elements [..., M] (e4m3) or [..., M / 2] (uint8) and scale bytes [..., G], exact.
 
-    Numbers below 2^-149, which float32 lacks, are rounded. ValueError for tensors that do not fit together.
+    Of numbers that float32 lacks, those below 2^-149 are rounded and those from 2^128 on are infinite. ValueError for
+    tensors that do not fit together.
     """
     check_mx("values", values, scales)
     numbers = values.float() if format_of(values) == "mxfp8" else _e2m1_numbers(values)

@@ -70,6 +70,8 @@ def moe_gemm2_mx(
 ) -> torch.Tensor:
     """bfloat16 `rows_RH`, in the order of the alignment's rows. ValueError for tensors that do not fit together."""
     check_mx_product(h, w2, h_scale, w_scale)
+    if h.shape[0] != alignment.rows_R.shape[0]:
+        raise ValueError(f"h has {h.shape[0]} rows, the alignment {alignment.rows_R.shape[0]}: give those of product 1")
     out: torch.Tensor = torch.ops.proa.moe_gemm2_mx(
         h, w2, alignment.expert_B, alignment.totals_2, block_rows, h_scale, w_scale
     )

@@ -84,6 +84,9 @@ def mx_experts(
     without these kernels and for what does not fit together.
     """
     refuse_without_kernels(experts, x_TH.device)
+    if ids_TA.dim() != 2 or weights_TA.shape != ids_TA.shape or x_TH.shape[0] != ids_TA.shape[0]:
+        shapes = f"{tuple(x_TH.shape)}, {tuple(weights_TA.shape)} and {tuple(ids_TA.shape)}"
+        raise ValueError(f"x [T, H], weights [T, A] and ids [T, A] must have the same tokens, not {shapes}")
     num_experts, per_token = experts.w13.shape[0], ids_TA.shape[1]
     rows = row_tile(ids_TA.numel(), num_experts)
     alignment = moe_align(ids_TA, num_experts, rows)

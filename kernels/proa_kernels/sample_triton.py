@@ -119,6 +119,7 @@ def _argmax(row_ptr, size_v, COLS: tl.constexpr):
         best = tl.where(x > best, x, best)
     peak = tl.max(best, 0)
     token = tl.min(tl.where(best == peak, best_col, NO_TOKEN), 0)
+    peak = tl.where(peak == 0.0, 0.0, peak)  # of -0.0 the distance to 0.0 would be -0.0, whose key is the largest
     return tl.where(tl.max(is_nan, 0) > 0, float("nan"), peak), token
 
 

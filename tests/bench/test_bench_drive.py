@@ -196,3 +196,16 @@ async def test_probes_find_model_and_density(double):
 async def test_an_endpoint_that_is_not_there_is_one_line():
     with pytest.raises(EndpointError, match=r"cannot reach .* check --url"):
         await served_model("http://127.0.0.1:9", None)
+
+
+async def test_a_server_that_does_not_answer_is_left_to_the_requests():
+    async def take_and_wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(60):
+            while await reader.read(1024):
+                pass  # until the client goes
+        writer.close()
+
+    async with await asyncio.start_server(take_and_wait, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Connections(Endpoint(url=f"http://127.0.0.1:{port}", model="x")) as connections:
+            await asyncio.wait_for(connections.warm(2, 0.1), 60)

@@ -201,6 +201,11 @@ def test_bad_input_is_named(
         moe_gemm2_mx(x, w, scales[1], routing(2, 1, 2), ROWS, h_scale=scales[0])
 
 
+def test_rows_of_another_alignment_are_named():
+    with pytest.raises(ValueError, match=r"h has 2 rows, the alignment \d+"):
+        moe_gemm2_mx(torch.zeros(2, 64).bfloat16(), W4, S4, routing(2, 1, 2), ROWS)
+
+
 def test_a_width_that_splits_a_group_is_named():
     w13 = (torch.zeros(2, 96, 32, dtype=torch.uint8), torch.zeros(2, 96, 2, dtype=torch.uint8))
     x = torch.zeros(2, 64).bfloat16()

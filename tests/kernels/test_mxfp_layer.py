@@ -81,6 +81,13 @@ def test_weights_that_do_not_fit_each_other_are_named():
         MxExperts(w13=layer.w13, w13_scale=layer.w13_scale, w2=layer.w13, w2_scale=layer.w13_scale)
 
 
+def test_tokens_that_do_not_fit_their_experts_are_named():
+    ids, weights = torch.zeros(3, 2, dtype=torch.int32), torch.ones(3, 2)
+    for x, some in ((torch.zeros(2, H), weights), (torch.zeros(3, H), weights[:2])):
+        with pytest.raises(ValueError, match="must have the same tokens"):
+            mx_experts(x.bfloat16(), some, ids, experts("mxfp4"))
+
+
 def test_a_gpu_without_kernels_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mxfp_layer, "has_kernels_for", lambda _: False)
     monkeypatch.setattr(mxfp_layer, "gpu_name", lambda _: "sm120")

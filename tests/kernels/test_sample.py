@@ -142,6 +142,15 @@ def test_ties_go_to_the_lower_id_and_a_tie_with_the_last_kept_is_kept():
     assert (weights_ref(logits, settings) > 0).sum(1).tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize("cols", [2, 16])
+def test_zeros_of_both_signs_are_one_tie(cols: int):
+    logits = torch.tensor([[-0.0, -30.0, 0.0, -30.0]]).repeat(32, 1)
+    settings = settings_of(((1.0, 0.0, 0, 1.0),) * 32)
+    tokens = run(logits, settings, cols)[0]
+    assert set(tokens.tolist()) == {0, 2}
+    assert wrong_draws(tokens, logits, settings) == []
+
+
 def test_forbidden_tokens_are_never_drawn():
     requests = (*REQUESTS[:2], REQUESTS[6])
     logits = torch.full((len(requests), 40), -INF)

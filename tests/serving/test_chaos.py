@@ -34,7 +34,7 @@ class Clients:
     def __exit__(self, *_: object) -> None:
         self._is_stopping.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(180)  # longer than a request's own timeout
         assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
 
     def _run(self, number: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -52,10 +52,12 @@ class Connections:
     async def warm(self, num_connections: int, timeout_seconds: float) -> None:
         """Connects, so that the first requests of a closed loop do not queue up behind each other's handshakes.
 
-        A connection that fails here is left to the request that will want it, which records the reason.
+        A connection that fails here, or takes longer than `timeout_seconds`, is left to the request that will want it,
+        which records the reason.
         """
-        async with asyncio.timeout(timeout_seconds):
-            await asyncio.gather(*(self._touch() for _ in range(num_connections)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.gather(*(self._touch() for _ in range(num_connections)))
 
     async def _touch(self) -> None:
         async with self.lease() as client:
