@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from proa_kernels.arch import next_power_of_2
-from proa_kernels.norm_triton import ELEMENTS_PER_WARP
+from proa_kernels.norm_triton import ELEMENTS_PER_WARP, normed_row
 
 
 @triton.jit
@@ -24,15 +24,10 @@ def norm_quant_kernel(
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, COLS)
     here = col < size_m
-    x = tl.load(x_ptr + row * size_stride + col, mask=here, other=0.0).to(tl.float32)
-    if HAS_RESIDUAL:
-        x += tl.load(residual_ptr + row * size_m + col, mask=here, other=0.0).to(tl.float32)
-        total = x.to(sum_ptr.dtype.element_ty)
-        tl.store(sum_ptr + row * size_m + col, total, mask=here)
-        x = total.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, 0) / size_m + eps)
-    weight = tl.load(weight_ptr + col, mask=here, other=0.0).to(tl.float32)
-    normed = (x * scale * weight).to(x_ptr.dtype.element_ty).to(tl.float32)  # what the rows in memory would hold
+    normed = normed_row(
+        x_ptr, residual_ptr, weight_ptr, sum_ptr, row, col, here, size_m, size_stride, eps, HAS_RESIDUAL
+    )
+    normed = normed.to(x_ptr.dtype.element_ty).to(tl.float32)  # what the rows in memory would hold
     grouped = tl.reshape(normed, (COLS // GROUP, GROUP))
     group = tl.arange(0, COLS // GROUP)
     group_scale = tl.max(tl.abs(grouped), 1) / largest

@@ -15,13 +15,10 @@ ELEMENTS_PER_WARP = 512  # 16 in each of 32 lanes: two 16-byte loads
 
 
 @triton.jit
-def rms_norm_kernel(
-    x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, size_m, size_stride, eps,
-    COLS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.arange(0, COLS)
-    here = col < size_m
+def normed_row(
+    x_ptr, residual_ptr, weight_ptr, sum_ptr, row, col, here, size_m, size_stride, eps, HAS_RESIDUAL: tl.constexpr
+):
+    """One row in float32, normed and weighted; with a residual the sum is stored too."""
     x = tl.load(x_ptr + row * size_stride + col, mask=here, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         x += tl.load(residual_ptr + row * size_m + col, mask=here, other=0.0).to(tl.float32)
@@ -30,7 +27,21 @@ def rms_norm_kernel(
         x = total.to(tl.float32)  # the norm sees what later layers will see
     scale = tl.rsqrt(tl.sum(x * x, 0) / size_m + eps)
     weight = tl.load(weight_ptr + col, mask=here, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * size_m + col, (x * scale * weight).to(out_ptr.dtype.element_ty), mask=here)
+    return x * scale * weight
+
+
+@triton.jit
+def rms_norm_kernel(
+    x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, size_m, size_stride, eps,
+    COLS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.arange(0, COLS)
+    here = col < size_m
+    normed = normed_row(
+        x_ptr, residual_ptr, weight_ptr, sum_ptr, row, col, here, size_m, size_stride, eps, HAS_RESIDUAL
+    )
+    tl.store(out_ptr + row * size_m + col, normed.to(out_ptr.dtype.element_ty), mask=here)
 
 
 def launch_rms_norm(

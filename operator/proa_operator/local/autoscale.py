@@ -49,16 +49,14 @@ class Autoscaler:
         self._short_rounds = 0
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Decisions missed beside a slow gateway are not made up for."""
         period = self._config.policy.period_seconds
         due = time.monotonic() + period
         while True:
             await asyncio.sleep(min(_SYNC_SECONDS, max(0.0, due - time.monotonic())))
             await self._fleet.sync()
             if time.monotonic() >= due:
-                due = (
-                    time.monotonic() + period
-                )  # not `due + period`: those missed beside a slow gateway are not made up for
+                due = time.monotonic() + period
                 await self.decide_once(time.time())
 
     async def decide_once(self, now: float) -> Decision:
